@@ -1,0 +1,22 @@
+"""Errors a user can act on, and the validators of the host boundary.
+
+Every message names the argument or file, the value that was seen, and the next step.
+"""
+
+from __future__ import annotations
+
+
+class JaxpoisonError(ValueError):
+    """Base of every error that is the input's fault, not the program's."""
+
+
+class UsageError(JaxpoisonError):
+    """An argument that makes no sense whatever the data holds."""
+
+
+class DataError(JaxpoisonError):
+    """Data that cannot be read, or that breaks a rule of the format."""
+
+
+class NothingToScan(JaxpoisonError):
+    """Data that is valid but leaves nothing a detector could look at."""

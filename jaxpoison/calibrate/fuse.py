@@ -1,0 +1,61 @@
+"""One suspicion a row out of many detectors in several spaces."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxpoison._types import HostArray
+from jaxpoison.calibrate.null import benjamini_hochberg
+
+_CLOSED_SHARE = 0.5  # how far behind a closed gate a row can rise, of what an open gate allows
+
+
+class Fused(NamedTuple):
+    """The ranking.
+
+    Attributes:
+        suspicion: [n] comparable across classes; -log10 of p before p is cut at 1.
+        p: [n] min-p over the evidence, Bonferroni corrected.
+        q: [n] Benjamini-Hochberg.
+    """
+
+    suspicion: HostArray
+    p: HostArray
+    q: HostArray
+
+
+def fuse(
+    log10_p: list[HostArray],
+    open_gates: list[HostArray],
+    labels: HostArray,
+    log_odds: HostArray,
+) -> Fused:
+    """The smallest p over all evidence, corrected for their number; never an average of ranks.
+
+    A tail alone is weak: honest classes have heavy ones, and an ungated minimum ranks them above
+    the poison. So ``-log10 p`` of a row saturates at log10 n behind an open gate and at half of
+    that behind a closed one; only rows of verified groups rise beyond, by their odds.
+
+    Args:
+        log10_p: [n] each, from ``tail_log10_p``.
+        open_gates: [c] bool each.
+        labels: [n] dense.
+        log_odds: [n] of verified groups, -inf elsewhere.
+
+    Returns:
+        The fused ranking.
+    """
+    n = len(labels)
+    limit = float(np.log10(max(n, 10)))
+    best = np.full(n, -np.inf)
+    for each, gates in zip(log10_p, open_gates, strict=True):
+        cap = np.where(gates[labels], limit, _CLOSED_SHARE * limit)
+        best = np.maximum(best, cap * -np.expm1(each / cap))
+    best -= np.log10(max(len(log10_p), 1))
+    verified = np.isfinite(log_odds)
+    rise = np.logaddexp(0.0, np.where(verified, log_odds, 0.0)) / np.log(10.0)
+    suspicion = np.where(verified, limit + np.log10(max(n, 10)) + rise, best)
+    p = np.minimum(10.0 ** -np.clip(suspicion, 0.0, 300.0), 1.0)
+    return Fused(suspicion, p, benjamini_hochberg(p))

@@ -1,0 +1,232 @@
+"""From gated groups and their verification to findings and a verdict."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxpoison._types import Exclusion, HostArray
+
+# A group counts as dirty-label poison when rows that never belonged to the class explain it:
+MIN_ROWS = 6  # fewer rows prove nothing
+_MAX_LOG10_P = -4.0  # so low an agreement must not be chance
+MAX_AGREEMENT = 0.3  # of what the rest of the class reaches out of fold
+# ... rows of many classes under one label and one common shift,
+_MIN_DIVERSITY = 0.8
+_DIVERSE_CLASSES = 5  # with fewer classes diversity tells nothing
+_DIVERSE_TRANSPLANT = 1.25
+# ... or rows of one class, which an odd corner of the own class resembles: stricter.
+_SINGLE_SEPARATION = 18.0
+_SINGLE_TRANSPLANT = 1.12
+_FEW_SEPARATION = 14.0
+# A cluster this far off is reported even when nothing confirms it (clean-label poison keeps its
+# labels): only in many dimensions, where honest data has no such gaps.
+_LONE_SEPARATION = 45.0
+_LONE_Z = 6.0
+_LONE_ROWS = 20
+_LONE_FEATURES = 32
+_SOURCE_SHARE = 0.8
+
+
+class Group(NamedTuple):
+    """Rows of one class that a detector's open gate sets apart.
+
+    Attributes:
+        detector: Name.
+        space: Where it looked.
+        target: Dense class.
+        rows: Row numbers.
+        log_odds: [len(rows)] of belonging to the group, where the detector gives odds; else None.
+        separation: Of the two populations, NaN where the detector has none.
+        z: Of the class statistic across classes.
+        num_features: d of the space.
+    """
+
+    detector: str
+    space: str
+    target: int
+    rows: HostArray
+    log_odds: HostArray | None
+    separation: float
+    z: float
+    num_features: int
+
+
+class Finding(NamedTuple):
+    """One suspected attack.
+
+    Attributes:
+        kind: "backdoor" or "clean_label".
+        target: Dense class that holds the rows.
+        source: Dense class they come from, or None for several.
+        rows: Row numbers.
+        log_odds: [len(rows)].
+        confidence: 0..1.
+        confirmed: Whether verification agrees.
+        groups: Indices of the groups behind it.
+    """
+
+    kind: str
+    target: int
+    source: int | None
+    rows: HostArray
+    log_odds: HostArray
+    confidence: float
+    confirmed: bool
+    groups: tuple[int, ...]
+
+
+class Verdict(NamedTuple):
+    """The decision.
+
+    Attributes:
+        verdict: "clean", "suspicious" or "poisoned".
+        p_poisoned: Confidence that at least one finding is real.
+        estimated_rate: Expected share of poisoned rows.
+        findings: Most confident first.
+        flagged: [n] bool.
+        log_odds: [n] of the flagged and near-flagged rows, -inf elsewhere.
+        expected_fdr: Mean local false discovery rate of the flagged rows.
+    """
+
+    verdict: str
+    p_poisoned: float
+    estimated_rate: float
+    findings: tuple[Finding, ...]
+    flagged: HostArray
+    log_odds: HostArray
+    expected_fdr: float
+
+
+def is_confirmed(group: Group, check: Exclusion, num_classes: int) -> bool:
+    """Whether rows of other classes explain a group better than its own class does."""
+    if len(group.rows) < MIN_ROWS or check.log10_p > _MAX_LOG10_P:
+        return False
+    if check.agreement > MAX_AGREEMENT * check.expected:
+        return False
+    if num_classes >= _DIVERSE_CLASSES and check.diversity >= _MIN_DIVERSITY:
+        return check.transplant <= _DIVERSE_TRANSPLANT
+    separation = np.nan_to_num(group.separation)
+    least = _SINGLE_SEPARATION if num_classes >= _DIVERSE_CLASSES else _FEW_SEPARATION
+    return bool(separation >= least and check.transplant <= _SINGLE_TRANSPLANT)
+
+
+def is_lone(group: Group) -> bool:
+    """Whether a group is so far off that it is reported unconfirmed."""
+    return bool(
+        np.nan_to_num(group.separation) >= _LONE_SEPARATION
+        and group.z >= _LONE_Z
+        and len(group.rows) >= _LONE_ROWS
+        and group.num_features >= _LONE_FEATURES
+    )
+
+
+def confidence(group: Group, check: Exclusion) -> float:
+    """0..1, from how far beyond its thresholds a confirmed group lies."""
+    separation = max(float(np.nan_to_num(group.separation)), 4.0)
+    score = (
+        1.5 * np.log(separation / 8.0)
+        + 0.5 * min(_MAX_LOG10_P - check.log10_p, 6.0)
+        + 4.0 * (MAX_AGREEMENT - check.agreement / max(check.expected, 1e-6))
+        + 4.0 * (_DIVERSE_TRANSPLANT - min(check.transplant, 2.0))
+    )
+    return float(1.0 / (1.0 + np.exp(-score)))
+
+
+def judge(
+    groups: list[Group],
+    checks: list[Exclusion],
+    *,
+    num_rows: int,
+    num_classes: int,
+    fdr: float,
+) -> Verdict:
+    """Findings of all classes and the verdict; the union of what verified gates flag.
+
+    Args:
+        groups: Rows set apart behind open gates.
+        checks: Their verification, one each.
+        num_rows: n.
+        num_classes: c.
+        fdr: Share of false alarms allowed among the flagged rows (mean local rate).
+
+    Returns:
+        "poisoned" when a group is confirmed, "suspicious" when one is only too far off to be
+        passed over, else "clean".
+    """
+    findings = []
+    for target in sorted({g.target for g in groups}):
+        mine = [i for i, g in enumerate(groups) if g.target == target]
+        found = _finding(target, mine, groups, checks, num_classes, fdr)
+        if found is not None:
+            findings.append(found)
+    findings.sort(key=lambda f: (-f.confidence, f.target))
+    log_odds = np.full(num_rows, -np.inf)
+    flagged = np.zeros(num_rows, np.bool_)
+    for found in findings:
+        log_odds[found.rows] = found.log_odds
+        flagged[found.rows] = True
+    local = 1.0 / (1.0 + np.exp(np.clip(log_odds[flagged], -50, 50)))
+    p_clean = float(np.prod([1.0 - f.confidence for f in findings])) if findings else 1.0
+    rate = sum(f.confidence * len(f.rows) for f in findings) / max(num_rows, 1)
+    names = {True: "poisoned", False: "suspicious"}
+    return Verdict(
+        verdict=names[any(f.confirmed for f in findings)] if findings else "clean",
+        p_poisoned=1.0 - p_clean,
+        estimated_rate=float(rate),
+        findings=tuple(findings),
+        flagged=flagged,
+        log_odds=log_odds,
+        expected_fdr=float(local.mean()) if flagged.any() else 0.0,
+    )
+
+
+def _finding(
+    target: int,
+    mine: list[int],
+    groups: list[Group],
+    checks: list[Exclusion],
+    num_classes: int,
+    fdr: float,
+) -> Finding | None:
+    """The confirmed groups of a class made one finding, or its lone cluster."""
+    good = [i for i in mine if is_confirmed(groups[i], checks[i], num_classes)]
+    confirmed = bool(good)
+    # a mixture draws its own boundary; cut-off ranks only fill in where no mixture is confirmed
+    good = [i for i in good if groups[i].log_odds is not None] or good
+    good = good or [i for i in mine if is_lone(groups[i])]
+    if not good:
+        return None
+    best = max(good, key=lambda i: np.nan_to_num(groups[i].separation))
+    odds: dict[int, float] = {}
+    for i in good:
+        group = groups[i]
+        each = group.log_odds if group.log_odds is not None else np.full(len(group.rows), 2.0)
+        for row, value in zip(group.rows.tolist(), each.tolist(), strict=True):
+            odds[row] = max(odds.get(row, -np.inf), value)
+    rows = np.fromiter(odds, np.int64, len(odds))
+    log_odds = np.fromiter(odds.values(), np.float64, len(odds))
+    rows, log_odds = _within_fdr(rows, log_odds, fdr)
+    check = checks[best]
+    single = check.source_share >= _SOURCE_SHARE and num_classes > 2
+    return Finding(
+        kind="backdoor" if confirmed else "clean_label",
+        target=target,
+        source=check.source if confirmed and (single or num_classes == 2) else None,
+        rows=rows,
+        log_odds=log_odds,
+        confidence=confidence(groups[best], check) if confirmed else 0.5,
+        confirmed=confirmed,
+        groups=tuple(good),
+    )
+
+
+def _within_fdr(rows: HostArray, log_odds: HostArray, fdr: float) -> tuple[HostArray, HostArray]:
+    """The longest prefix, surest first, whose mean local false discovery rate is within fdr."""
+    order = np.lexsort((rows, -log_odds))
+    local = 1.0 / (1.0 + np.exp(np.clip(log_odds[order], -50, 50)))
+    mean = np.cumsum(local) / np.arange(1, len(order) + 1)
+    count = int(np.searchsorted(mean, fdr, side="right"))
+    keep = np.sort(order[: max(count, 1)])
+    return rows[keep], log_odds[keep]

@@ -1,0 +1,182 @@
+"""`jaxpoison scan`: look for poison in a dataset."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from jaxpoison._check import UsageError
+
+if TYPE_CHECKING:
+    from jaxpoison.report import Report
+    from jaxpoison.scanning import ScanPlan
+
+MAX_SEED = 2**32 - 1
+MIN_BUDGET_MB = 64
+
+_EXAMPLES = """\
+examples:
+  jaxpoison scan train.npz --out report
+  jaxpoison scan images.npy --labels labels.npy --features embeddings.npy --out report
+  jaxpoison scan train.parquet --plan
+"""
+
+
+def add_parser(commands: Any) -> None:
+    """Adds the subcommand to argparse's subparsers."""
+    parser = commands.add_parser(
+        "scan",
+        help="look for poison in a dataset",
+        description="Looks for poisoned rows and writes a report.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.set_defaults(run=run)
+    add = parser.add_argument
+    add("data", metavar="DATA", help="the dataset: a file, a folder, or sklearn:digits")
+    add("--out", metavar="DIR", help="new or empty folder for the report")
+    add("--labels", metavar="FILE", help="labels, where DATA does not hold them")
+    add("--features", metavar="FILE", help="one row of features for each row of DATA")
+    add(
+        "--detectors",
+        metavar="A,B",
+        type=detector_names,
+        help="only these: spectral, activation, spectre, mahalanobis, mixture (default: all)",
+    )
+    add("--seed", metavar="N", type=seed, help="seed of everything random (default: 0)")
+    add("--fdr", metavar="Q", type=fdr, help="share of false alarms among the flagged rows")
+    add("--budget-mb", metavar="M", type=budget_mb, help="memory the scan may use, in megabytes")
+    add("--drop-nonfinite", action="store_true", help="leave out rows with NaN or infinity")
+    add("--plan", action="store_true", help="print rows, passes, memory and time; run nothing")
+    add("--exit-zero", action="store_true", help="exit with 0 even if there is evidence of poison")
+    add("--quiet", action="store_true", help="print errors only")
+    add("--debug", action="store_true", help="print a traceback after an error")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Scans, or prints the plan; returns the exit status."""
+    from jaxpoison.cli import output
+    from jaxpoison.report import check_out_dir
+
+    if args.plan:
+        from jaxpoison.scanning import forecast
+
+        output.emit(describe_forecast(forecast(make_plan(args))))
+        return 0
+    if args.out is None:
+        raise UsageError("--out is missing; name a folder for the report, or add --plan")
+    check_out_dir(args.out)
+    report = scan_into(make_plan(args), args.out, quiet=args.quiet)
+    if not args.quiet:
+        output.emit(report.summary())
+        output.emit(f"report: {html_path(args.out)}")
+    return 0 if report.verdict == "clean" or args.exit_zero else 1
+
+
+def make_plan(args: argparse.Namespace) -> ScanPlan:
+    """Builds the plan out of what was given; what was not keeps the scan's own default."""
+    from jaxpoison.scanning import Method, Resources, ScanPlan
+
+    method = {"detectors": args.detectors, "seed": args.seed, "fdr": args.fdr}
+    if args.drop_nonfinite:
+        method["drop_nonfinite"] = True
+    return ScanPlan(
+        data=args.data,
+        labels=args.labels,
+        features=args.features,
+        method=Method(**_given(method)),
+        resources=Resources(**_given({"budget_mb": args.budget_mb})),
+    )
+
+
+def scan_into(plan: ScanPlan, out: str, *, quiet: bool) -> Report:
+    """Scans with progress shown, and writes the report into a folder."""
+    from jaxpoison import scanning
+    from jaxpoison.cli.progress import show_progress
+
+    with show_progress(quiet=quiet) as progress:
+        report = scanning.run(plan, progress=progress)
+    report.write(out)
+    return report
+
+
+def html_path(out: str) -> str:
+    """Returns the path of the page to open, fit to be printed."""
+    from pathlib import Path
+
+    from jaxpoison.report._text import visible
+
+    return visible(Path(out) / "report.html", 1000)
+
+
+def describe_forecast(forecast: dict[str, Any]) -> str:
+    """Lays out a forecast as lines of name and value."""
+    from jaxpoison.report._text import count, seconds
+
+    rows = [
+        ("rows", count(forecast["rows"])),
+        ("passes over the data", count(forecast["passes"])),
+        ("device memory", f"{forecast['device_bytes'] / 2**20:,.1f} MiB"),
+        ("time, about", seconds(forecast["seconds"])),
+    ]
+    return "\n".join(f"{name:<22}{value}" for name, value in rows)
+
+
+def detector_names(text: str) -> tuple[str, ...]:
+    """Parses --detectors; an unknown name is answered with the closest known one."""
+    from jaxpoison._types import DETECTOR_NAMES
+
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise argparse.ArgumentTypeError(f"no name in {text!r}; known: {', '.join(DETECTOR_NAMES)}")
+    for name in names:
+        if name not in DETECTOR_NAMES:
+            import difflib
+
+            close = difflib.get_close_matches(name, DETECTOR_NAMES, n=1)
+            hint = f"did you mean {close[0]!r}? " if close else ""
+            raise argparse.ArgumentTypeError(
+                f"unknown detector {name!r}; {hint}known: {', '.join(DETECTOR_NAMES)}"
+            )
+    return tuple(dict.fromkeys(names))
+
+
+def seed(text: str) -> int:
+    """Parses --seed."""
+    return _integer(text, 0, MAX_SEED)
+
+
+def budget_mb(text: str) -> int:
+    """Parses --budget-mb."""
+    return _integer(text, MIN_BUDGET_MB, None)
+
+
+def fdr(text: str) -> float:
+    """Parses --fdr."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(
+            f"must be a number between 0 and 1, both excluded, such as 0.05; got {text!r}"
+        )
+    return value
+
+
+def _integer(text: str, low: int, high: int | None) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = low - 1
+    if value < low or (high is not None and value > high):
+        most = "" if high is None else f", at most {high}"
+        raise argparse.ArgumentTypeError(
+            f"must be a whole number, at least {low}{most}; got {text!r}"
+        )
+    return value
+
+
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}

@@ -1,0 +1,8 @@
+"""Detectors: one file a method, each a value with ``score(stream, *, key) -> Scores``."""
+
+from jaxpoison.detect.activation import ActivationClustering as ActivationClustering
+from jaxpoison.detect.exclusion import ExclusionCheck as ExclusionCheck
+from jaxpoison.detect.mahalanobis import RobustMahalanobis as RobustMahalanobis
+from jaxpoison.detect.mixture import SharedMixture as SharedMixture
+from jaxpoison.detect.spectral import SpectralSignatures as SpectralSignatures
+from jaxpoison.detect.spectre import Spectre as Spectre

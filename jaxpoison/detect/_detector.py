@@ -1,0 +1,51 @@
+"""What a detector is, and the few steps that all of them share."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+
+from jaxpoison._types import HostArray, Scores
+from jaxpoison.stream import Stream
+
+Key = jax.Array
+
+
+class Detector(Protocol):
+    """A frozen dataclass of hyper-parameters; no state, no threshold, no I/O.
+
+    Attributes:
+        min_rows: A class with fewer rows is skipped; its rows score 0 and the scan reports it.
+    """
+
+    @property
+    def min_rows(self) -> int:
+        """Rows a class needs."""
+
+    def score(self, stream: Stream, *, key: Key) -> Scores:
+        """Scores every row; higher is always more suspicious."""
+
+
+def empty_scores(stream: Stream, num_draws: int = 0) -> tuple[HostArray, HostArray, HostArray]:
+    """Values [n] of 0, statistics [c] of NaN and nulls [c, r] of NaN, to be filled."""
+    c = stream.num_classes
+    return (
+        np.zeros(len(stream), np.float32),
+        np.full(c, np.nan),
+        np.full((c, num_draws), np.nan),
+    )
+
+
+def fill_rows(out: HostArray, rows: HostArray, mask: HostArray, values: Any) -> None:
+    """Writes padded per-class results [g, m] back to their rows."""
+    keep = mask > 0
+    out[rows[keep]] = np.asarray(values)[keep]
+
+
+def class_keys(key: Key, classes: HostArray) -> HostArray:
+    """Raw key data [g, w] of each class: the same key for a class whatever group it is in."""
+    return np.stack(
+        [np.asarray(jax.random.key_data(jax.random.fold_in(key, int(c)))) for c in classes]
+    )

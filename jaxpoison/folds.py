@@ -1,0 +1,277 @@
+"""Streaming statistics shared by detectors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxpoison._types import Array, Block, HostArray
+from jaxpoison.kernels import tile_grams, tile_project, tile_sketch, tile_sums
+from jaxpoison.stream import Additive, Stream
+
+GRAM_FLOATS = 1 << 26
+"""Per-class second moments are held while c * d^2 stays below this (256 MB of float32)."""
+
+
+class Moments(NamedTuple):
+    """Mean and covariance of each class, float64 on the host.
+
+    Attributes:
+        counts: [c] rows.
+        mean: [c, d].
+        cov: [c, d, d] with divisor n_c, or None where c * d^2 is too large to hold.
+        within: [d, d] pooled within-class covariance, divisor n; None without grams.
+    """
+
+    counts: HostArray
+    mean: HostArray
+    cov: HostArray | None
+    within: HostArray | None
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=[], meta_fields=["num_classes"])
+@dataclass(frozen=True)
+class ClassSums(Additive):
+    """Rows and sum of rows of each class."""
+
+    num_classes: int
+
+    def update(self, block: Block) -> tuple[Array, Array]:
+        """Counts [c] and sums [c, d] of a block."""
+        return tile_sums(block.x, block.label, block.mask, num_classes=self.num_classes)
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["shift"], meta_fields=["num_classes"])
+@dataclass(frozen=True)
+class ClassGrams(Additive):
+    """Second moments of each class about its shift.
+
+    The shift is the class mean of a first look at the data: squares of large means would
+    otherwise cancel in float32.
+    """
+
+    shift: Array  # [c, d]
+    num_classes: int
+
+    def update(self, block: Block) -> tuple[Array, Array, Array]:
+        """Counts [c], sums [c, d] and grams [c, d, d] of the shifted rows."""
+        x = block.x - self.shift[block.label][:, None, :]
+        counts, sums = tile_sums(x, block.label, block.mask, num_classes=self.num_classes)
+        grams = tile_grams(x, block.label, block.mask, num_classes=self.num_classes)
+        return counts, sums, grams
+
+
+@partial(
+    jax.tree_util.register_dataclass, data_fields=["basis", "centre"], meta_fields=["num_classes"]
+)
+@dataclass(frozen=True)
+class ClassSketch(Additive):
+    """One application of every class's covariance to its own basis."""
+
+    basis: Array  # [c, k, d]
+    centre: Array  # [c, k]
+    num_classes: int
+
+    def update(self, block: Block) -> tuple[Array, Array]:
+        """Products [c, k, d] and sums [c, k] of a block."""
+        return tile_sketch(
+            block.x, block.label, block.mask, self.basis, self.centre, num_classes=self.num_classes
+        )
+
+
+def class_means(stream: Stream) -> tuple[HostArray, HostArray]:
+    """Counts [c] and means [c, d] of the classes, once a stream."""
+
+    def make() -> tuple[HostArray, HostArray]:
+        counts, sums = stream.fold(ClassSums(stream.num_classes))
+        return counts, sums / np.maximum(counts, 1)[:, None]
+
+    value: tuple[HostArray, HostArray] = stream.memo("class_means", make)
+    return value
+
+
+def holds_grams(num_classes: int, num_features: int) -> bool:
+    """Whether per-class second moments are held, or sketched in several passes."""
+    return num_classes * num_features**2 <= GRAM_FLOATS
+
+
+def class_moments(stream: Stream) -> Moments:
+    """Mean and covariance of each class, in two passes, once a stream.
+
+    **Cost**: 2 n d^2 FLOP; c d^2 floats a shard on the device, c d^2 doubles on the host.
+    """
+
+    def make() -> Moments:
+        counts, mean = class_means(stream)
+        fold = ClassGrams(mean.astype(np.float32), stream.num_classes)
+        _, rest, grams = stream.fold(fold)
+        rest = rest / np.maximum(counts, 1)[:, None]  # what rounding left in the mean
+        centre = fold.shift.astype(np.float64) + rest
+        cov = grams / np.maximum(counts, 1)[:, None, None]
+        cov -= rest[:, :, None] * rest[:, None, :]
+        within = np.einsum("c,cij->ij", counts / max(counts.sum(), 1), cov)
+        return Moments(counts, centre, cov, within)
+
+    value: Moments = stream.memo("class_moments", make)
+    return value
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["mean"], meta_fields=[])
+@dataclass(frozen=True)
+class PooledGram(Additive):
+    """Second moment of all rows about their class means."""
+
+    mean: Array  # [c, d]
+
+    def update(self, block: Block) -> Array:
+        """Gram [d, d] of a block."""
+        x = (block.x - self.mean[block.label][:, None, :]) * block.mask[..., None]
+        x = x.reshape(-1, x.shape[-1])
+        return jnp.matmul(x.T, x, precision=jax.lax.Precision.HIGHEST)
+
+
+def pooled_within(stream: Stream) -> HostArray:
+    """Pooled within-class covariance [d, d], once a stream, without holding one a class."""
+
+    def make() -> HostArray:
+        counts, mean = class_means(stream)
+        gram: HostArray = stream.fold(PooledGram(mean.astype(np.float32)))
+        out: HostArray = gram / max(counts.sum(), 1.0)
+        return out
+
+    value: HostArray = stream.memo("pooled_within", make)
+    return value
+
+
+def _project(block: Block, basis: Array, centre: Array) -> Array:
+    return tile_project(block.x, block.label, basis, centre)
+
+
+def project(stream: Stream, basis: HostArray, mean: HostArray) -> HostArray:
+    """Coordinates of every row in its class's basis: ``V_c (x - mu_c)`` [n, k].
+
+    Args:
+        stream: Rows [n, d].
+        basis: [c, k, d], rows are directions.
+        mean: [c, d] origin of each class.
+
+    Returns:
+        [n, k] float32, input order.
+    """
+    centre = np.einsum("ckd,cd->ck", basis, mean)
+    return stream.map(_project, basis.astype(np.float32), centre.astype(np.float32))
+
+
+def sketch(stream: Stream, basis: HostArray, mean: HostArray, counts: HostArray) -> HostArray:
+    """``V_c Sigma_c`` [c, k, d] for every class, by one pass over the rows."""
+    centre = np.einsum("ckd,cd->ck", basis, mean)
+    fold = ClassSketch(basis.astype(np.float32), centre.astype(np.float32), stream.num_classes)
+    product, sums = stream.fold(fold)
+    product = product - sums[:, :, None] * mean[:, None, :]
+    value: HostArray = product / np.maximum(counts, 1)[:, None, None]
+    return value
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["centre"], meta_fields=[])
+@dataclass(frozen=True)
+class SquaredNorm(Additive):
+    """Sum of squared distances of all rows to a centre."""
+
+    centre: Array  # [d]
+
+    def update(self, block: Block) -> Array:
+        """The sum over a block."""
+        x = (block.x - self.centre) * block.mask[..., None]
+        return (x * x).sum()
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["mean"], meta_fields=[])
+@dataclass(frozen=True)
+class FeatureSquares(Additive):
+    """Sum of squares of each feature about the class means."""
+
+    mean: Array  # [c, d]
+
+    def update(self, block: Block) -> Array:
+        """The sums [d] over a block."""
+        x = (block.x - self.mean[block.label][:, None, :]) * block.mask[..., None]
+        return (x * x).sum(axis=(0, 1))
+
+
+@partial(
+    jax.tree_util.register_dataclass, data_fields=["centre", "weights", "phase"], meta_fields=[]
+)
+@dataclass(frozen=True)
+class RandomFeatures:
+    """Random Fourier features ``sqrt(2/p) cos((x - centre) W + b)`` and a constant 1.
+
+    Reference: Rahimi and Recht, 2007, Random features for large-scale kernel machines.
+    """
+
+    centre: Array  # [d]
+    weights: Array  # [d, p]
+    phase: Array  # [p]
+
+    def device(self, x: Array) -> Array:
+        """[..., p + 1] for rows [..., d], traced."""
+        angle = jnp.matmul(x - self.centre, self.weights, precision=jax.lax.Precision.HIGHEST)
+        waves = jnp.cos(angle + self.phase) * np.sqrt(2.0 / self.weights.shape[1])
+        return jnp.concatenate([waves, jnp.ones_like(waves[..., :1])], axis=-1)
+
+    def host(self, x: HostArray) -> HostArray:
+        """The same in numpy, float64 out, for the few rows that the host judges."""
+        waves = np.cos((x - self.centre) @ self.weights + self.phase, dtype=np.float64)
+        waves *= np.sqrt(2.0 / self.weights.shape[1])
+        out: HostArray = np.concatenate([waves, np.ones_like(waves[:, :1])], axis=1)
+        return out
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["features"],
+    meta_fields=["num_classes", "num_folds"],
+)
+@dataclass(frozen=True)
+class RidgeEquations(Additive):
+    """Normal equations of one-hot regression on random features, one set a fold.
+
+    A tile belongs to fold ``tile mod num_folds``: tiles are class-pure, so every class is split
+    over the folds.
+    """
+
+    features: RandomFeatures
+    num_classes: int
+    num_folds: int
+
+    def update(self, block: Block) -> tuple[Array, Array]:
+        """Grams [folds, p, p] and targets [folds, p, c] of a block."""
+        phi = self.features.device(block.x) * block.mask[..., None]
+        fold = jnp.arange(len(block.label)) % self.num_folds
+        grams = tile_grams(phi, fold, block.mask, num_classes=self.num_folds)
+        per_tile = phi.sum(axis=1)
+        member = jax.nn.one_hot(fold, self.num_folds)
+        label = jax.nn.one_hot(block.label, self.num_classes)
+        exact = jax.lax.Precision.HIGHEST
+        targets = [
+            jnp.matmul(per_tile.T, label * member[:, i : i + 1], precision=exact)
+            for i in range(self.num_folds)
+        ]
+        return grams, jnp.stack(targets)
+
+
+def out_of_fold_agrees(block: Block, features: RandomFeatures, weights: Array) -> Array:
+    """Whether each row gets its own label from the weights [folds, p, c] of the other folds."""
+
+    def tile(args: tuple[Array, Array, Array]) -> Array:
+        x, label, fold = args
+        phi = features.device(x)
+        opinion = jnp.matmul(phi, weights[fold], precision=jax.lax.Precision.HIGHEST)
+        return opinion.argmax(axis=-1) == label
+
+    fold = jnp.arange(len(block.label)) % len(weights)
+    return jax.lax.map(tile, (block.x, block.label, fold))

@@ -1,0 +1,6 @@
+"""Small dense algebra on the host in float64; knows no data."""
+
+from jaxpoison.linalg.directions import contrast as contrast
+from jaxpoison.linalg.directions import principal as principal
+from jaxpoison.linalg.subspace import orthonormal_rows as orthonormal_rows
+from jaxpoison.linalg.subspace import rayleigh_ritz as rayleigh_ritz

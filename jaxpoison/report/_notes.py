@@ -1,0 +1,79 @@
+"""The fixed prose of the report: what a verdict means, what each method can and cannot see."""
+
+from __future__ import annotations
+
+MEANING = {
+    "clean": (
+        "No class behaves as if a group of planted rows were hidden in it. That lowers the risk; "
+        "it is not a proof (see the limits below)."
+    ),
+    "suspicious": (
+        "At least one class holds a group of rows that does not fit, but the evidence would also "
+        "fit a natural sub-group. A person should look before anyone decides."
+    ),
+    "poisoned": (
+        "At least one class holds a group of rows that is very unlikely to be there by nature. "
+        "A model trained on this data may obey whoever planted them."
+    ),
+}
+
+NEXT_STEPS = {
+    "clean": (
+        "Glance at the least typical rows below: wrong labels show up there too.",
+        "Keep the fingerprint, so that you can prove later which data was scanned.",
+        "Scan again when rows are added, or with features of your own trained model.",
+    ),
+    "suspicious": (
+        "Compare flagged and unflagged rows below. A common mark or a wrong label speaks for "
+        "poison; a rare but honest variety speaks against it.",
+        "Scan again with another seed, or with features of your own trained model: poison stays.",
+        "Until that is settled, train on the rows in clean_index.npy.",
+    ),
+    "poisoned": (
+        "Do not train on this data as it is.",
+        "Look at the flagged rows below: a common mark or a plainly wrong label confirms it.",
+        "Train on the rows in clean_index.npy, and scan those once more.",
+        "Find out where the flagged rows came from; one origin often explains them all.",
+    ),
+}
+
+METHODS = {
+    "spectral": (
+        "Spectral signatures",
+        "Centres a class and scores each row by how far it lies along the strongest direction.",
+        "Weak where poison is rare, or where natural variety is stronger than the trigger.",
+    ),
+    "activation": (
+        "Activation clustering",
+        "Splits a class into two clusters; a small and well separated one is suspicious.",
+        "Sees natural sub-groups as well, and misses poison too rare to form a cluster.",
+    ),
+    "spectre": (
+        "SPECTRE",
+        "Whitens a class with a covariance that poison cannot bend much, then scores rows by the "
+        "directions in which too much variance is left.",
+        "Depends on how much of the class is trimmed; weak where poison is most of a class.",
+    ),
+    "mahalanobis": (
+        "Robust Mahalanobis distance",
+        "Measures how far a row lies from the bulk of its class, in units of its spread.",
+        "Finds odd rows of any kind, honest ones too; says nothing about groups.",
+    ),
+    "mixture": (
+        "Two-component mixture",
+        "Asks how much better two Gaussian groups explain a class than one does.",
+        "At about half of a class it cannot tell which of the two groups is the poison.",
+    ),
+}
+
+LIMITS = (
+    "Uncalibrated: no trusted data was given, so p- and q-values compare each row with the bulk "
+    "of the scanned data itself. Read them as a ranking with an estimated error rate.",
+    "Natural sub-groups (a rare style, another camera, duplicates) can look like poison. The "
+    "pictures are there to tell them apart.",
+    "Poison whose labels are right and whose mark is faint (clean-label attacks) mostly goes "
+    "unseen, and so do a handful of rows in a large class.",
+    "Where poison is most of a class, the honest rows look like the minority.",
+    "Single wrong labels are not an attack pattern. They rank high, but need not be flagged.",
+    "The scan sees what its features show. Features of the model you will train show more.",
+)

@@ -1,0 +1,231 @@
+"""Write a report to disk: all of it or nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from jaxpoison._check import JaxpoisonError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from jaxpoison.report._report import Report
+
+# report.json comes last: where it is, everything else is complete.
+FILE_NAMES = (
+    "scores.parquet",
+    "clean_index.npy",
+    "flagged_index.npy",
+    "report.html",
+    "report.json",
+)
+_FIXED_COLUMNS = ("index", "label", "suspicion", "p", "q", "flagged", "suspected_kind")
+_NO_SPACE = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
+_NO_PERMISSION = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+class OutputError(JaxpoisonError):
+    """A result that could not be written: no space, no permission, a failing disk."""
+
+
+def load_schema() -> dict[str, Any]:
+    """Returns the JSON Schema (draft 2020-12) that every `report.json` obeys."""
+    text = Path(__file__).with_name("report.schema.json").read_text(encoding="utf-8")
+    schema: dict[str, Any] = json.loads(text)
+    return schema
+
+
+def check_out_dir(path: str | os.PathLike[str]) -> Path:
+    """Checks that a report could be written to a folder; changes nothing on disk.
+
+    Call it before a long scan.
+
+    Args:
+      path: a folder that does not exist yet, or an empty one.
+
+    Returns:
+      The folder as an absolute path, links resolved.
+
+    Raises:
+      UsageError: if it is not a folder, or is one that already holds a file.
+      OutputError: if it, or the folder it would be created in, is not writable.
+    """
+    if not os.fspath(path):
+        raise UsageError("out_dir is empty; name a folder for the report")
+    try:
+        out = Path(path).resolve()
+        if out.is_dir():
+            _check_empty(out)
+            parent = out
+        else:
+            parent = out
+            while not (parent.exists() or parent.is_symlink()) and parent != parent.parent:
+                parent = parent.parent
+            if not parent.is_dir():
+                raise UsageError(
+                    f"out_dir {str(path)!r}: {str(parent)!r} is not a folder; choose another folder"
+                )
+    except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links, up to Python 3.12
+        raise _explain(error, Path(path)) from error
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise _explain(PermissionError(errno.EACCES, "permission denied"), parent)
+    return out
+
+
+def _check_empty(out: Path) -> None:
+    first = next(iter(sorted(os.listdir(out))), None)
+    if first is not None:
+        what = "an earlier report" if first in FILE_NAMES else f"files, such as {first!r}"
+        raise UsageError(
+            f"out_dir {str(out)!r} already holds {what}; choose another folder or remove it"
+        )
+
+
+def write_report(report: Report, out_dir: str | os.PathLike[str]) -> Path:
+    """Writes the files named in `FILE_NAMES`; see `Report.write`."""
+    from jaxpoison.report.html import render_html
+
+    columns = check_columns(report)
+    out = check_out_dir(out_dir)
+    texts = {"report.html": render_html(report), "report.json": to_json(report.report)}
+    savers: dict[str, Callable[[IO[bytes]], object]] = {
+        "scores.parquet": lambda file: _save_parquet(columns, file),
+        "clean_index.npy": lambda file: _save_npy(report.clean_indices(), file),
+        "flagged_index.npy": lambda file: _save_npy(report.flagged_indices(), file),
+        "report.html": lambda file: file.write(texts["report.html"].encode("utf-8")),
+        "report.json": lambda file: file.write(texts["report.json"].encode("utf-8")),
+    }
+    # A folder that exists may be a mount point, whose parent is another (or read-only) disk and
+    # which cannot be replaced: then the stage goes inside it.
+    parent = out if out.is_dir() else out.parent
+    made = [folder for folder in (parent, *parent.parents) if not folder.exists()]
+    stage: Path | None = None
+    try:
+        stage = _make_stage(parent, out.name)
+        for name in FILE_NAMES:
+            with open(stage / name, "wb") as file:
+                savers[name](file)
+        _move_into_place(stage, out)
+    except OSError as error:
+        raise _explain(error, out) from error
+    finally:  # also after an interrupt; after success the stage is gone
+        if stage is not None:
+            shutil.rmtree(stage, ignore_errors=True)
+        for folder in made:  # innermost first; one that holds the report stays
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+    return out
+
+
+def _make_stage(parent: Path, name: str) -> Path:
+    parent.mkdir(parents=True, exist_ok=True)
+    base = f".{name}.tmp-{os.getpid()}"
+    for attempt in range(100):  # process ids repeat in containers: a killed run may have left one
+        stage = parent / (base if not attempt else f"{base}-{attempt}")
+        try:
+            stage.mkdir()
+        except FileExistsError:
+            continue
+        return stage
+    raise FileExistsError(errno.EEXIST, "a hundred unfinished reports are in the way", str(parent))
+
+
+def _move_into_place(stage: Path, out: Path) -> None:
+    if stage.parent != out:
+        # Renaming a folder replaces an empty one but never a filled one.
+        os.rename(stage, out)
+        return
+    done: list[Path] = []
+    try:
+        for name in FILE_NAMES:
+            if (out / name).exists():  # another run was faster
+                raise FileExistsError(errno.EEXIST, "the file appeared meanwhile", name)
+            os.rename(stage / name, out / name)
+            done.append(out / name)
+    except BaseException:
+        for path in done:
+            path.unlink(missing_ok=True)
+        raise
+
+
+def _explain(error: Exception, path: Path) -> OutputError:
+    code = error.errno if isinstance(error, OSError) else None
+    where = f"out_dir {str(path)!r}"
+    if code in _NO_SPACE:
+        return OutputError(
+            f"{where}: no space left on the disk; nothing was kept. "
+            "Free some space or choose a folder on another disk"
+        )
+    if code in _NO_PERMISSION:
+        return OutputError(
+            f"{where}: no permission to write there; choose another folder or change its rights"
+        )
+    reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    return OutputError(f"{where}: cannot be written ({reason}); choose another folder")
+
+
+def to_json(document: dict[str, Any]) -> str:
+    """Encodes the report: ASCII only, so that no name in it can disturb a terminal.
+
+    Raises:
+      ValueError: if it holds NaN, an infinity or an object that JSON has no form for.
+    """
+
+    def plain(value: Any) -> Any:
+        if hasattr(value, "tolist"):  # NumPy scalars and arrays, without importing NumPy
+            return value.tolist()
+        raise ValueError(f"report holds {type(value).__name__}, which JSON has no form for")
+
+    return json.dumps(document, indent=2, allow_nan=False, default=plain) + "\n"
+
+
+def check_columns(report: Report) -> dict[str, Any]:
+    """Returns the columns of `scores.parquet` in order, or raises ValueError on a bad one."""
+    import numpy as np
+
+    clash = sorted(set(report.scores) & set(_FIXED_COLUMNS))
+    if clash:
+        raise ValueError(f"scores: detector name {clash[0]!r} is the name of another column")
+    columns: dict[str, Any] = {
+        "index": np.asarray(report.index, np.int64),
+        "label": np.asarray(report.label, np.int64),
+        **{name: np.asarray(value, np.float32) for name, value in report.scores.items()},
+        "suspicion": np.asarray(report.suspicion, np.float64),
+        "p": np.asarray(report.p, np.float64),
+        "q": np.asarray(report.q, np.float64),
+        "flagged": np.asarray(report.flagged, np.bool_),
+        "suspected_kind": np.asarray(report.suspected_kind, np.str_),
+    }
+    num_rows = len(columns["index"])
+    for name, value in columns.items():
+        if value.shape != (num_rows,):
+            raise ValueError(f"{name} must have shape ({num_rows},), got {value.shape}")
+        if value.dtype.kind == "f" and not np.isfinite(value).all():
+            row = int(np.flatnonzero(~np.isfinite(value))[0])
+            raise ValueError(f"{name} must be finite, but row {row} is {value[row]}")
+    return columns
+
+
+def _save_parquet(columns: dict[str, Any], file: IO[bytes]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    arrays = [pa.array(value) for value in columns.values()]
+    fields = [
+        pa.field(name, array.type, nullable=False)
+        for name, array in zip(columns, arrays, strict=True)
+    ]
+    table = pa.Table.from_arrays(arrays, schema=pa.schema(fields))
+    pq.write_table(table, file, compression="zstd")
+
+
+def _save_npy(rows: Any, file: IO[bytes]) -> None:
+    import numpy as np
+
+    np.save(file, rows, allow_pickle=False)

@@ -1,0 +1,345 @@
+"""The report out of everything a scan found."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxpoison import calibrate
+from jaxpoison._types import DETECTOR_NAMES, HostArray
+from jaxpoison.calibrate.gates import RULES
+from jaxpoison.calibrate.verdict import MAX_AGREEMENT, Finding, Group, is_confirmed
+from jaxpoison.report import ClassPicture, Example, Pictures, Report
+from jaxpoison.scanning.evidence import Evidence
+from jaxpoison.scanning.plan import ScanPlan
+from jaxpoison.scanning.spaces import Space
+from jaxpoison.sources import Source
+from jaxpoison.sources.inspect import Inspection
+
+_POINTS = 3000  # of a class's projection
+_EXAMPLES = 100
+_NEIGHBOURS = 12  # unflagged rows shown beside the flagged ones of a class
+_VALUES = 24  # of a feature row
+_SUSPECTED = 12  # classes shown in full
+
+_NOTE = (
+    "p-values are relative to the lower half of each class of this very data; "
+    "uncalibrated against trusted data"
+)
+
+
+class Outcome(NamedTuple):
+    """Everything a scan found, before it is written down."""
+
+    plan: ScanPlan
+    source: Source
+    labels: HostArray
+    classes: HostArray
+    dense: HostArray
+    kept: HostArray
+    inspection: Inspection
+    spaces: list[Space]
+    evidence: list[Evidence]
+    groups: list[Group]
+    checks: list[Any]
+    verdict: calibrate.Verdict
+    fused: calibrate.Fused
+    timing: dict[str, float]
+
+
+def assemble(out: Outcome) -> Report:
+    """Arrays, the JSON document and the pictures."""
+    kind = np.full(len(out.dense), "", dtype="U16")
+    for found in out.verdict.findings:
+        kind[found.rows] = found.kind
+    pictures = _pictures(out, kind)
+    return Report(
+        report=_document(out),
+        index=out.kept.astype(np.int64),
+        label=out.labels.astype(np.int64),
+        scores=_columns(out),
+        suspicion=out.fused.suspicion,
+        p=out.fused.p,
+        q=out.fused.q,
+        flagged=out.verdict.flagged,
+        suspected_kind=kind,
+        pictures=pictures,
+    )
+
+
+def _columns(out: Outcome) -> dict[str, HostArray]:
+    """One column a detector: its strongest tail over the spaces, as -log10 p."""
+    columns: dict[str, HostArray] = {}
+    for name in out.plan.method.detectors or DETECTOR_NAMES:
+        mine = [e.log10_p for e in out.evidence if e.detector == name]
+        columns[name] = (-np.min(mine, axis=0)).astype(np.float32)
+    return columns
+
+
+def _class_name(out: Outcome, dense: int) -> str:
+    names, label = out.source.schema.class_names, int(out.classes[dense])
+    return names[label] if names and label < len(names) else str(label)
+
+
+def _rows_of_evidence(out: Outcome, target: int) -> tuple[dict[str, Any], ...]:
+    """Every detector's statistic for a class against the threshold of its gate."""
+    rows = []
+    for each in out.evidence:
+        value = float(each.gate.statistic[target])
+        if not np.isfinite(value):
+            continue
+        threshold = float(each.gate.threshold[target])
+        is_across = not np.isfinite(threshold) or bool(
+            each.gate.across[target] and not each.gate.absolute[target]
+        )
+        if is_across:
+            value = float(each.gate.z[target])
+            threshold = RULES[each.detector].across
+        rows.append(
+            {
+                "detector": each.detector,
+                "space": each.space,
+                "statistic": "robust z across classes" if is_across else "class statistic",
+                "value": round(value, 4),
+                "threshold": round(threshold, 4),
+                "null": "across classes" if is_across else "parametric bootstrap",
+                "fired": bool(each.gate.open[target]),
+            }
+        )
+    for group, check in zip(out.groups, out.checks, strict=True):
+        if group.target == target:
+            rows.append(_row_of_check(group, check, len(out.classes)))
+    return tuple(rows)
+
+
+def _row_of_check(group: Group, check: Any, num_classes: int) -> dict[str, Any]:
+    return {
+        "detector": "exclusion",
+        "space": f"{group.detector} in {group.space}",
+        "statistic": "share taken for other classes without its own labels",
+        "value": round(1.0 - check.agreement, 4),
+        "threshold": round(1.0 - MAX_AGREEMENT * check.expected, 4),
+        "null": f"rest of the class; diversity {check.diversity:.2f}, "
+        f"transplant {check.transplant:.2f}",
+        "fired": is_confirmed(group, check, num_classes),
+    }
+
+
+def _attack(out: Outcome, found: Finding) -> dict[str, Any]:
+    source = None if found.source is None else int(out.classes[found.source])
+    return {
+        "kind": found.kind,
+        "target_class": int(out.classes[found.target]),
+        "target_name": _class_name(out, found.target),
+        "source_class": source,
+        "n": len(found.rows),
+        "confidence": round(found.confidence, 4),
+        "evidence": [e for e in _rows_of_evidence(out, found.target) if e["fired"]],
+    }
+
+
+def _skipped(out: Outcome) -> list[dict[str, Any]]:
+    counts = np.bincount(out.dense, minlength=len(out.classes))
+    skipped = []
+    for c, rows in enumerate(counts):
+        needs = sorted({e.detector for e in out.evidence if rows < e.min_rows})
+        if needs:
+            reason = f"too few rows for {', '.join(needs)}"
+            skipped.append({"label": int(out.classes[c]), "rows": int(rows), "reason": reason})
+    return skipped
+
+
+def _detectors(out: Outcome) -> dict[str, Any]:
+    chosen = out.plan.method.detectors or DETECTOR_NAMES
+    table = {}
+    for name in DETECTOR_NAMES:
+        mine = [e for e in out.evidence if e.detector == name]
+        behind = {i for f in out.verdict.findings for i in f.groups}
+        hits = sum(out.groups[i].detector == name for i in behind)
+        table[name] = {
+            "seconds": round(sum(e.seconds for e in mine), 4),
+            "ran": bool(mine),
+            "reason": _reason(name, mine, chosen),
+            "weight": round(hits / max(len(behind), 1), 4),
+        }
+    return table
+
+
+def _reason(name: str, mine: list[Evidence], chosen: tuple[str, ...]) -> str:
+    if name not in chosen:
+        return "not asked for"
+    return "looked at " + ", ".join(e.space for e in mine)
+
+
+def _document(out: Outcome) -> dict[str, Any]:
+    import jaxpoison
+
+    verdict, schema = out.verdict, out.source.schema
+    return {
+        "schema": "jaxpoison.report/1",
+        "version": jaxpoison.__version__,
+        "verdict": verdict.verdict,
+        "calibrated": False,
+        "note": _NOTE,
+        "source": {
+            "name": out.source.name,
+            "fingerprint": out.inspection.fingerprint,
+            "kind": schema.kind,
+            "shape": [int(side) for side in schema.shape],
+            "dtype": schema.dtype,
+        },
+        "n_samples": len(out.dense),
+        "n_classes": len(out.classes),
+        "n_flagged": int(verdict.flagged.sum()),
+        "n_dropped": int(out.inspection.num_rows - len(out.dense)),
+        "p_poisoned": round(verdict.p_poisoned, 6),
+        "estimated_rate": round(verdict.estimated_rate, 8),
+        "suspected_attacks": [_attack(out, f) for f in verdict.findings],
+        "skipped_classes": _skipped(out),
+        "detectors": _detectors(out),
+        "threshold": {
+            "method": "union of verified gates, mean local false discovery rate",
+            "value": out.plan.method.fdr,
+            "expected_fdr": round(verdict.expected_fdr, 6),
+        },
+        "timing": {name: round(value, 4) for name, value in out.timing.items()},
+        "peak_mb": round(peak_megabytes(), 1),
+        "seed": out.plan.method.seed,
+        "plan": out.plan.as_dict(),
+    }
+
+
+def peak_megabytes() -> float:
+    """Largest resident size of this process so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+
+
+def _pictures(out: Outcome, kind: HostArray) -> Pictures:
+    found = {f.target: f for f in out.verdict.findings}
+    order = [f.target for f in out.verdict.findings]
+    order += [c for c in range(len(out.classes)) if c not in found]
+    shown = {c: _picture(out, c, c in found or i < _SUSPECTED) for i, c in enumerate(order)}
+    return Pictures(
+        suspected=tuple(shown[c] for c in order if c in found),
+        others=tuple(shown[c] for c in order if c not in found),
+        examples=_examples(out, kind, list(found)),
+        class_names=tuple(_class_name(out, c) for c in range(len(out.classes))),
+    )
+
+
+def _picture(out: Outcome, target: int, is_full: bool) -> ClassPicture:
+    rows = np.flatnonzero(out.dense == target)
+    flagged = out.verdict.flagged[rows]
+    each = _best_evidence(out, target)
+    points, some = np.zeros((0, 2), np.float32), np.zeros(0, np.int64)
+    if is_full and each is not None:
+        some = np.arange(0, len(rows), -(-len(rows) // _POINTS))
+        points = _projection(out, each, rows[some], target)
+    return ClassPicture(
+        label=int(out.classes[target]),
+        name=_class_name(out, target),
+        num_rows=len(rows),
+        num_flagged=int(flagged.sum()),
+        evidence=_rows_of_evidence(out, target),
+        points=points,
+        point_flagged=flagged[some],
+        hist_name="-" if each is None else f"{each.detector} in {each.space}",
+        hist_values=np.zeros(len(rows)) if each is None else _shown(each.scores.values[rows]),
+        hist_flagged=flagged,
+    )
+
+
+def _shown(values: HostArray) -> HostArray:
+    """Scores on a scale a histogram can show: odds of thousands are pressed together."""
+    values = values.astype(np.float64)
+    out: HostArray = np.sign(values) * np.log1p(np.abs(values))
+    return out
+
+
+def _best_evidence(out: Outcome, target: int) -> Evidence | None:
+    """The evidence behind the finding, else what comes nearest to its threshold."""
+    for found in out.verdict.findings:
+        if found.target == target:
+            groups = [out.groups[i] for i in found.groups]
+            best = max(groups, key=lambda g: np.nan_to_num(g.separation))
+            return next(
+                e for e in out.evidence if (e.detector, e.space) == (best.detector, best.space)
+            )
+    seen = [e for e in out.evidence if np.isfinite(e.gate.statistic[target])]
+    if not seen:
+        return None
+    return max(seen, key=lambda e: e.gate.statistic[target] / e.gate.threshold[target])
+
+
+def _projection(out: Outcome, each: Evidence, rows: HostArray, target: int) -> HostArray:
+    """Two coordinates: along the flagged shift if there is one, and across it."""
+    from jaxpoison.detect._coordinates import coordinates
+
+    name, _, basis = each.space.partition(" (")
+    stream = next(s.stream for s in out.spaces if s.name == name)
+    y = coordinates(stream, "contrast" if basis.startswith("contrast") else "principal", 16)
+    z = y[rows].astype(np.float64)
+    z = (z - z.mean(axis=0)) / np.maximum(z.std(axis=0), 1e-9)
+    flagged = out.verdict.flagged[rows]
+    if 3 <= flagged.sum() < len(rows):
+        spread = np.cov(z[~flagged].T) + 0.05 * np.eye(z.shape[1])
+        along = np.linalg.solve(spread, z[flagged].mean(axis=0) - z[~flagged].mean(axis=0))
+        along /= max(float(np.linalg.norm(along)), 1e-12)
+        rest = z - np.outer(z @ along, along)
+        across = np.linalg.svd(rest, full_matrices=False)[2][0]
+        return np.stack([z @ along, rest @ across], axis=1).astype(np.float32)
+    padded = np.pad(z, ((0, 0), (0, max(0, 2 - z.shape[1]))))
+    return padded[:, :2].astype(np.float32)
+
+
+def _examples(out: Outcome, kind: HostArray, targets: list[int]) -> tuple[Example, ...]:
+    """The most suspicious rows, and some quiet neighbours of each suspected class."""
+    order = np.argsort(-out.fused.suspicion, kind="stable")
+    quiet = []
+    for target in targets[:3]:
+        mine = np.flatnonzero((out.dense == target) & ~out.verdict.flagged)
+        middle = mine[np.argsort(out.fused.suspicion[mine], kind="stable")][: len(mine) // 2]
+        quiet += middle[:: max(1, len(middle) // _NEIGHBOURS)][:_NEIGHBOURS].tolist()
+    room = _EXAMPLES - len(quiet)
+    chosen = list(dict.fromkeys([*_balanced(order, out, targets, room), *quiet]))
+    x = out.spaces[0].stream.take(np.array(chosen))
+    is_image = out.source.schema.kind == "images"
+    return tuple(
+        Example(
+            index=int(out.kept[row]),
+            label=int(out.labels[row]),
+            suspicion=float(out.fused.suspicion[row]),
+            p=float(out.fused.p[row]),
+            q=float(out.fused.q[row]),
+            flagged=bool(out.verdict.flagged[row]),
+            kind=str(kind[row]),
+            image=_visible(x[i], out) if is_image else None,
+            values=None if is_image else x[i][:_VALUES].astype(np.float64),
+        )
+        for i, row in enumerate(chosen)
+    )
+
+
+def _balanced(order: HostArray, out: Outcome, targets: list[int], room: int) -> list[int]:
+    """The top of the ranking, no suspected class crowding out another."""
+    if len(targets) < 2:
+        return [int(row) for row in order[:room]]
+    share = max(room // len(targets), 1)
+    picked = [row for t in targets for row in order[out.dense[order] == t][:share]]
+    rest = [row for row in order[:room] if row not in set(picked)]
+    return [int(row) for row in [*picked, *rest][:room]]
+
+
+def _visible(image: HostArray, out: Outcome) -> HostArray:
+    """Images that use a small part of the range (such as 0..16) are stretched to be seen."""
+    top = int(image.max(initial=0))
+    shape = out.source.schema.shape
+    return (
+        image
+        if top > 64 or len(shape) == 3
+        else (image.astype(np.uint16) * 15).clip(0, 255).astype(np.uint8)
+    )

@@ -1,0 +1,166 @@
+"""The spaces a dataset is looked at in: its inputs, and layers of a network trained on it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxpoison import folds
+from jaxpoison._types import Array, Block, HostArray
+from jaxpoison.models import Model
+from jaxpoison.sources import Source, open_source
+from jaxpoison.stream import Stage, Stream
+
+MAX_FEATURES = 1024
+"""Wider rows are projected to this many random directions: second moments are dense."""
+
+_MAX_SIDE = 32  # larger images are averaged down before they become input rows
+_UNLIKE_UNITS = 10.0  # spread of the features' deviations beyond which each gets its own unit
+_HELD_SHARE = 4  # layers are held in memory up to this part of the budget, then on disk
+
+ProgressFn = Callable[[str, int, int], None]
+
+
+class Space(NamedTuple):
+    """One way to look at all rows.
+
+    Attributes:
+        name: "input", "features", "layer1" or "layer2".
+        stream: Rows [n, d] of it.
+        is_learned: Whether a network made it.
+    """
+
+    name: str
+    stream: Stream
+    is_learned: bool
+
+
+def _image_rows(params: Any, x: Array) -> Array:
+    """Images [tiles, t, H, W, ...] as rows [tiles, t, d], averaged down and projected."""
+    projection, side = params
+    x = x.astype(jnp.float32) / 255.0
+    x = x[..., None] if x.ndim == 4 else x
+    step = (-(-x.shape[2] // side.shape[0]), -(-x.shape[3] // side.shape[0]))
+    if step != (1, 1):
+        tiles, t, height, width, channels = x.shape
+        pad = ((0, 0), (0, 0), (0, -height % step[0]), (0, -width % step[1]), (0, 0))
+        x = jnp.pad(x, pad, mode="edge")
+        x = x.reshape(
+            tiles, t, x.shape[2] // step[0], step[0], x.shape[3] // step[1], step[1], channels
+        ).mean(axis=(3, 5))
+    return _projected(x.reshape(*x.shape[:2], -1), projection)
+
+
+def _plain_rows(params: Any, x: Array) -> Array:
+    """Rows [tiles, t, d] in units of their own, projected."""
+    scale, projection = params
+    return _projected(x.astype(jnp.float32) * scale, projection)
+
+
+def _projected(x: Array, projection: Array | None) -> Array:
+    if projection is None:
+        return x
+    return jnp.matmul(x, projection, precision=jax.lax.Precision.HIGHEST)
+
+
+def _projection(d: int, seed: int) -> HostArray | None:
+    """Random directions [d, 1024] of nearly unit gain, or None where none are needed."""
+    if d <= MAX_FEATURES:
+        return None
+    drawn = np.random.default_rng([seed, 7]).normal(size=(d, MAX_FEATURES))
+    out: HostArray = (drawn / np.sqrt(MAX_FEATURES)).astype(np.float32)
+    return out
+
+
+def input_space(stream: Stream, source: Source, seed: int, name: str = "input") -> Space:
+    """The inputs themselves as rows, brought to a common unit.
+
+    Args:
+        stream: Raw rows or images.
+        source: For the schema.
+        seed: Of the random projection.
+        name: Of the space.
+    """
+    shape = source.schema.shape
+    if source.schema.kind == "images":
+        steps = [-(-side // _MAX_SIDE) for side in shape[:2]]
+        d = int(np.prod([-(-side // step) for side, step in zip(shape[:2], steps, strict=True)]))
+        d *= shape[2] if len(shape) == 3 else 1
+        side = np.zeros((_MAX_SIDE, 0), np.float32)  # its length is a static number for the stage
+        return Space(name, stream.through(Stage(_image_rows, (_projection(d, seed), side))), False)
+    params = (_units(stream), _projection(shape[0], seed))
+    return Space(name, stream.through(Stage(_plain_rows, params)), False)
+
+
+def _units(stream: Stream) -> HostArray:
+    """One factor for all features, or one each where their deviations are of unlike size."""
+    counts, mean = folds.class_means(stream)
+    squares = stream.fold(folds.FeatureSquares(mean.astype(np.float32)))
+    deviation = np.sqrt(squares / max(counts.sum(), 1))
+    varying = deviation > 1e-6 * max(float(deviation.max()), 1e-30)
+    if not varying.any():
+        return np.ones(len(deviation), np.float32)
+    low, high = np.quantile(deviation[varying], [0.1, 0.9])
+    if high <= _UNLIKE_UNITS * low:
+        return np.full(len(deviation), 1.0 / deviation[varying].mean(), np.float32)
+    return np.where(varying, 1.0 / np.where(varying, deviation, 1.0), 0.0).astype(np.float32)
+
+
+def _layers(block: Block, model: Model) -> Array:
+    """The last feature layer and the one before it, side by side, [tiles, t, d + d2]."""
+
+    def tile(x: Array) -> Array:
+        late = model.features(model.params, x)
+        if model.early_features is None:
+            return late
+        return jnp.concatenate([late, model.early_features(model.params, x)], axis=-1)
+
+    # one tile at a time: a whole shard of feature maps would be a gigabyte
+    layers: Array = jax.lax.map(tile, block.x).astype(jnp.float32)
+    return layers
+
+
+def layer_spaces(stream: Stream, model: Model, folder: Path | None = None) -> list[Space]:
+    """The last two feature layers of a model, run once over all rows and held.
+
+    Args:
+        stream: Raw inputs.
+        model: Any model; without early features it gives one space.
+        folder: For layers that do not fit in memory; None makes a temporary one.
+    """
+    row = jnp.zeros((1, *stream.row_shape), stream.dtype)
+    wide = jax.eval_shape(model.features, model.params, row).shape[1]
+    held = stream.map(_layers, model)
+    parts = {"layer2": held[:, :wide], "layer1": held[:, wide:]}
+    spaces = []
+    for name, part in parts.items():
+        if part.shape[1] == 0:
+            continue
+        source = _hold(np.ascontiguousarray(part), name, stream.budget_bytes, folder)
+        inner = Stream(
+            source,
+            stream.labels,
+            stream.num_classes,
+            stream.mesh,
+            None,
+            stream.budget_bytes,
+            stream.progress,
+        )
+        spaces.append(Space(name, inner, True))
+    return spaces
+
+
+def _hold(rows: HostArray, name: str, budget_bytes: int, folder: Path | None) -> Source:
+    """Rows as a source: in memory while small against the budget, else in a file."""
+    if rows.nbytes <= budget_bytes // _HELD_SHARE:
+        return open_source(rows, role="features")
+    place = folder or Path(tempfile.mkdtemp(prefix="jaxpoison-"))
+    path = place / f"{name}.npy"
+    np.save(path, rows)
+    return open_source(path, role="features")
