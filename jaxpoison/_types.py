@@ -73,6 +73,8 @@ class Exclusion(NamedTuple):
         transplant: Distance of the group's rows to the nearest row of another class once a common
             shift is taken out, in units of the usual distance inside those classes. About 1:
             these rows are ordinary members of other classes plus one shift.
+        home: The same distance to the rest of the group's own class. Rows that belong elsewhere are
+            farther from home than from the classes they came from.
         source: Dense class most of the group is taken for.
         source_share: Share of the group taken for it.
     """
@@ -83,5 +85,6 @@ class Exclusion(NamedTuple):
     log10_p: float
     diversity: float
     transplant: float
+    home: float
     source: int
     source_share: float

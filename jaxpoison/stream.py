@@ -19,12 +19,9 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxpoison._types import Block, HostArray
-from jaxpoison.layout import Layout
+from jaxpoison.layout import Layout, aligned_empty
 
 _AXIS = "data"
-_BLOCK_BYTES = (
-    16 << 20
-)  # of one shard: large enough to hide the dispatch, small enough to stay fast
 _GROUP_ROWS = 16_384  # rows of all members that one vmapped call of ``spread`` works on
 
 
@@ -356,18 +353,24 @@ class Stream:
             self.progress(done)
 
     def _read_group(self, first: int) -> _Group:
-        shards = [self._read_shard(s) for s in range(first, first + self.mesh.size)]
-        blocks = Block(*(np.stack(parts) for parts in zip(*shards, strict=True)))
+        slots = self.layout.tiles * self.layout.tile
+        x = aligned_empty((self.mesh.size, slots, *self.row_shape), self.dtype)
+        shards = [self._read_shard(first + i, out) for i, out in enumerate(x)]
+        tiled = (self.mesh.size, self.layout.tiles, self.layout.tile, *self.row_shape)
+        blocks = Block(
+            x.reshape(tiled), *(np.stack(p) for p in list(zip(*shards, strict=True))[1:])
+        )
         real = min(self.mesh.size, self.num_shards - first)
         return blocks, [(shard.ids, shard.mask) for shard in shards[:real]]
 
-    def _read_shard(self, shard: int) -> Block:
-        """One shard as a block (an empty one past the end)."""
+    def _read_shard(self, shard: int, out: HostArray) -> Block:
+        """One shard as a block (an empty one past the end), its rows written to ``out``."""
         start = min(shard * self.layout.rows, len(self))
         stop = min(start + self.layout.rows, len(self))
         x = self.source.read(start, stop)["x"] if start < stop else None
-        shape = (self.row_shape, self.dtype)
-        return self.layout.block(x, self.labels[start:stop], start, shape)
+        return self.layout.block(
+            x, self.labels[start:stop], start, (self.row_shape, self.dtype), out
+        )
 
 
 def _wide(a: Any) -> Any:

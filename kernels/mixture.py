@@ -60,14 +60,24 @@ def _directions(y: Array, mask: Array) -> Array:
     return jnp.concatenate([jnp.eye(y.shape[1]), jnp.linalg.eigh(fourth)[1].T])
 
 
-def _em_step(y: Array, mask: Array, shares: Array, min_rows: float) -> tuple[Array, ...]:
-    """One step for all starts [s, m].
+class _Parts(NamedTuple):
+    """What one EM step makes of the responsibilities [s, m]: everything but their sums is [s]."""
+
+    logits: Array  # [s, m]
+    w: Array
+    first: Array  # [s, k]
+    delta: Array  # [s, k]
+    length: Array
+    left: Array
+
+
+def _parts(y: Array, n: Array, shares: Array) -> _Parts:
+    """Parameters of all starts and the log odds they give each row.
 
     The total covariance is I whatever the responsibilities, so the shared one is
     ``S = I - w (1 - w) delta delta^T``: rank one, inverted and its determinant taken in closed
     form. A step is two thin matrix products.
     """
-    n = jnp.maximum(mask.sum(), 2.0)
     w = jnp.clip(shares.sum(axis=1) / n, 1.0 / n, 1.0 - 1.0 / n)
     second = jnp.matmul(shares, y, precision=_EXACT) / (n * w)[:, None]
     delta = second / (1.0 - w)[:, None]  # the means weigh out to 0
@@ -75,16 +85,28 @@ def _em_step(y: Array, mask: Array, shares: Array, min_rows: float) -> tuple[Arr
     length = (delta * delta).sum(axis=1)
     left = jnp.maximum(1.0 - w * (1.0 - w) * length, 1e-5)  # variance left along delta
     middle = 0.5 * ((first + second) * delta).sum(axis=1)
-    logits = jnp.matmul(delta, y.T, precision=_EXACT) - middle[:, None]
-    logits = logits / left[:, None] + jnp.log(w / (1.0 - w))[:, None]
-    inverse = w * (1.0 - w) / left
-    along = (first * delta).sum(axis=1)
-    quadratic = inverse * length + (first * first).sum(axis=1) + inverse * along**2
-    gain = -0.5 * n * (jnp.log(left) + quadratic) + n * jnp.log(1.0 - w)
-    gain = gain + (jax.nn.softplus(logits) * mask).sum(axis=1)
+    # scaled before the product: afterwards it would be one more pass over [s, m]
+    logits = jnp.matmul(delta / left[:, None], y.T, precision=_EXACT)
+    logits = logits + (jnp.log(w / (1.0 - w)) - middle / left)[:, None]
+    return _Parts(logits, w, first, delta, length, left)
+
+
+def _em_step(y: Array, mask: Array, n: Array, shares: Array) -> Array:
+    """New responsibilities [s, m]."""
+    return jax.nn.sigmoid(_parts(y, n, shares).logits) * mask
+
+
+def _gain(parts: _Parts, mask: Array, n: Array, min_rows: float) -> Array:
+    """Log likelihood [s] above the one-component fit; -inf where a component is too small."""
+    w = parts.w
+    inverse = w * (1.0 - w) / parts.left
+    along = (parts.first * parts.delta).sum(axis=1)
+    squares = (parts.first * parts.first).sum(axis=1)
+    quadratic = inverse * parts.length + squares + inverse * along**2
+    gain = -0.5 * n * (jnp.log(parts.left) + quadratic) + n * jnp.log(1.0 - w)
+    gain = gain + (jax.nn.softplus(parts.logits) * mask).sum(axis=1)
     smaller = jnp.minimum(w, 1.0 - w) * n
-    gain = jnp.where((smaller >= min_rows) & jnp.isfinite(gain), gain, -jnp.inf)
-    return jax.nn.sigmoid(logits) * mask, logits, gain, jnp.sqrt(length / left), w
+    return jnp.where((smaller >= min_rows) & jnp.isfinite(gain), gain, -jnp.inf)
 
 
 @partial(jax.jit, static_argnames=("num_screen", "num_keep", "num_steps", "min_rows"))
@@ -125,16 +147,18 @@ def shared_covariance_mixture(
     along = jnp.matmul(_directions(y, mask), y.T, precision=_EXACT)
     along = jnp.concatenate([along, -along])
     shares = jnp.concatenate([(along > cut) * mask for cut in _CUTS])
-    none = jnp.zeros(shares.shape[0])
+    n = jnp.maximum(mask.sum(), 2.0)
 
-    def step(_: int, state: tuple[Array, ...]) -> tuple[Array, ...]:
-        return _em_step(y, mask, state[0], min_rows)
+    def steps(shares: Array, count: int) -> _Parts:
+        """The likelihood is wanted after the last step only: the others do without logarithms."""
+        shares = jax.lax.fori_loop(0, count - 1, lambda _, s: _em_step(y, mask, n, s), shares)
+        return _parts(y, n, shares)
 
-    state: tuple[Array, ...] = (shares, shares, none, none, none)
-    state = jax.lax.fori_loop(0, num_screen, step, state)
-    best = jax.lax.top_k(state[2], num_keep)[1]
-    state = tuple(part[best] for part in state)
-    _, logits, gain, separation, w = jax.lax.fori_loop(0, num_steps, step, state)
+    screened = steps(shares, num_screen)
+    best = jax.lax.top_k(_gain(screened, mask, n, min_rows), num_keep)[1]
+    fits = steps(jax.nn.sigmoid(screened.logits[best]) * mask, num_steps)
+    gain = _gain(fits, mask, n, min_rows)
+    logits, w, separation = fits.logits, fits.w, jnp.sqrt(fits.length / fits.left)
     top = jnp.argmax(gain)
     flip = jnp.where(w[top] > 0.5, -1.0, 1.0)
     found = jnp.isfinite(gain[top])

@@ -81,3 +81,76 @@ def quantum_entropy(x, mean, whitening, alpha=4.0):
     weight = scipy.linalg.expm(exponent)
     scores = np.einsum("mi,ij,mj->m", y, weight, y) / np.trace(weight)
     return scores, norm, np.trace(moment @ weight) / np.trace(weight)
+
+
+def class_sums(x, labels, num_classes):
+    """Rows [c], sums [c, d] and second moments [c, d, d] of each class."""
+    parts = [x[labels == c] for c in range(num_classes)]
+    counts = np.array([len(part) for part in parts], np.float64)
+    return counts, np.stack([p.sum(axis=0) for p in parts]), np.stack([p.T @ p for p in parts])
+
+
+def shared_mixture_fit(x, shares):
+    """Weight, two means and the shared covariance that given responsibilities lead to."""
+    weight = shares.mean()
+    first = (1 - shares) @ x / (1 - shares).sum()
+    second = shares @ x / shares.sum()
+    from_first, from_second = x - first, x - second
+    cov = (from_first.T * (1 - shares)) @ from_first + (from_second.T * shares) @ from_second
+    return weight, first, second, cov / len(x)
+
+
+def shared_mixture_logs(x, weight, first, second, cov):
+    """log (1-w) N(x; a, S) and log w N(x; b, S) of each row."""
+    return (
+        np.log1p(-weight) + scipy.stats.multivariate_normal(first, cov).logpdf(x),
+        np.log(weight) + scipy.stats.multivariate_normal(second, cov).logpdf(x),
+    )
+
+
+def shared_mixture(x, shares, num_steps=300):
+    """EM from given responsibilities: log ratio, gain, separation and weight of component two."""
+    for _ in range(num_steps):
+        fit = shared_mixture_fit(x, shares)
+        one, two = shared_mixture_logs(x, *fit)
+        shares = 1 / (1 + np.exp(np.clip(one - two, -700, 700)))
+    weight, first, second, cov = fit
+    alone = scipy.stats.multivariate_normal(x.mean(axis=0), covariance(x)).logpdf(x)
+    gain = (np.logaddexp(one, two) - alone).sum()
+    separation = np.sqrt((second - first) @ np.linalg.solve(cov, second - first))
+    return two - one, gain, separation, weight
+
+
+def spectral_scores(x, labels):
+    """Squared projection of each row on the top right singular vector of its centred class."""
+    scores = np.zeros(len(x))
+    for c in np.unique(labels):
+        centred = x[labels == c] - x[labels == c].mean(axis=0)
+        top = np.linalg.svd(centred, full_matrices=False)[2][0]
+        scores[labels == c] = (centred @ top) ** 2
+    return scores
+
+
+def principal_coordinates(x, rank):
+    """Centred rows in the leading eigenvectors of their covariance [m, k]."""
+    centred = x - x.mean(axis=0)
+    return centred @ np.linalg.eigh(covariance(x))[1][:, ::-1][:, :rank]
+
+
+def ridge_opinion(phi, labels, num_classes, ridge, rows):
+    """What one-hot ridge regression on all rows but some says of these, [len(rows), c]."""
+    rest = np.ones(len(phi), np.bool_)
+    rest[rows] = False
+    gram = phi[rest].T @ phi[rest] + ridge * np.eye(phi.shape[1])
+    weights = np.linalg.solve(gram, phi[rest].T @ np.eye(num_classes)[labels[rest]])
+    return phi[rows] @ weights
+
+
+def false_discovery(p):
+    """Benjamini-Hochberg q-values from the definition: the best rank at or after each row's."""
+    n = len(p)
+    q = np.ones(n)
+    for i, value in enumerate(p):
+        for other in p[p >= value]:
+            q[i] = min(q[i], other * n / (p <= other).sum())
+    return q

@@ -7,5 +7,8 @@ from jaxpoison.calibrate.gates import gate as gate
 from jaxpoison.calibrate.null import benjamini_hochberg as benjamini_hochberg
 from jaxpoison.calibrate.null import tail_log10_p as tail_log10_p
 from jaxpoison.calibrate.verdict import Finding as Finding
+from jaxpoison.calibrate.verdict import Group as Group
 from jaxpoison.calibrate.verdict import Verdict as Verdict
-from jaxpoison.calibrate.verdict import judge as judge
+from jaxpoison.calibrate.verdict import decide as decide
+from jaxpoison.calibrate.verdict import find as find
+from jaxpoison.calibrate.verdict import redraw as redraw

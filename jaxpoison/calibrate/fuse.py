@@ -9,6 +9,7 @@ import numpy as np
 from jaxpoison._types import HostArray
 from jaxpoison.calibrate.null import benjamini_hochberg
 
+_NEAR = 20.0  # nats below even at which a row beside a verified group loses its lift
 _CLOSED_SHARE = 0.5  # how far behind a closed gate a row can rise, of what an open gate allows
 
 
@@ -31,6 +32,7 @@ def fuse(
     open_gates: list[HostArray],
     labels: HostArray,
     log_odds: HostArray,
+    flagged: HostArray,
 ) -> Fused:
     """The smallest p over all evidence, corrected for their number; never an average of ranks.
 
@@ -42,7 +44,8 @@ def fuse(
         log10_p: [n] each, from ``tail_log10_p``.
         open_gates: [c] bool each.
         labels: [n] dense.
-        log_odds: [n] of verified groups, -inf elsewhere.
+        log_odds: [n] of verified groups and their surroundings, -inf elsewhere.
+        flagged: [n] bool, rows of verified groups.
 
     Returns:
         The fused ranking.
@@ -54,8 +57,9 @@ def fuse(
         cap = np.where(gates[labels], limit, _CLOSED_SHARE * limit)
         best = np.maximum(best, cap * -np.expm1(each / cap))
     best -= np.log10(max(len(log10_p), 1))
-    verified = np.isfinite(log_odds)
-    rise = np.logaddexp(0.0, np.where(verified, log_odds, 0.0)) / np.log(10.0)
-    suspicion = np.where(verified, limit + np.log10(max(n, 10)) + rise, best)
+    rise = np.logaddexp(0.0, np.where(flagged, log_odds, 0.0)) / np.log(10.0)
+    near = limit + np.maximum(np.where(np.isfinite(log_odds), log_odds, -np.inf), -_NEAR) / _NEAR
+    best = np.where(np.isfinite(log_odds), np.maximum(best, near), best)
+    suspicion = np.where(flagged, limit + np.log10(max(n, 10)) + rise, best)
     p = np.minimum(10.0 ** -np.clip(suspicion, 0.0, 300.0), 1.0)
     return Fused(suspicion, p, benjamini_hochberg(p))

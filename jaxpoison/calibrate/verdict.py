@@ -8,25 +8,21 @@ import numpy as np
 
 from jaxpoison._types import Exclusion, HostArray
 
-# A group counts as dirty-label poison when rows that never belonged to the class explain it:
-MIN_ROWS = 6  # fewer rows prove nothing
-_MAX_LOG10_P = -4.0  # so low an agreement must not be chance
-MAX_AGREEMENT = 0.3  # of what the rest of the class reaches out of fold
-# ... rows of many classes under one label and one common shift,
-_MIN_DIVERSITY = 0.8
-_DIVERSE_CLASSES = 5  # with fewer classes diversity tells nothing
-_DIVERSE_TRANSPLANT = 1.25
-# ... or rows of one class, which an odd corner of the own class resembles: stricter.
-_SINGLE_SEPARATION = 18.0
-_SINGLE_TRANSPLANT = 1.12
-_FEW_SEPARATION = 14.0
+# A group counts as dirty-label poison when its rows belong elsewhere:
+MIN_ROWS = 5  # fewer rows prove nothing
+MAX_AGREEMENT = 0.5  # own label without their own help, of what the rest of the class reaches
+_MAX_LOG10_P = -3.0  # so low an agreement must not be chance
+_MIN_DISPLACEMENT = 1.3  # farther from home than from the classes they came from
+_MAX_TRANSPLANT = 1.4  # and ordinary there, up to one common shift
 # A cluster this far off is reported even when nothing confirms it (clean-label poison keeps its
 # labels): only in many dimensions, where honest data has no such gaps.
 _LONE_SEPARATION = 45.0
 _LONE_Z = 6.0
 _LONE_ROWS = 20
 _LONE_FEATURES = 32
-_SOURCE_SHARE = 0.8
+_REDRAW_SEPARATION = 3.0  # from which on a redrawn boundary is trusted,
+_REDRAW_OVERLAP = 0.6  # if it still holds this share of the rows
+_SOURCE_SHARE = 0.8  # of a group taken for one class, from which on that class is its source
 
 
 class Group(NamedTuple):
@@ -60,8 +56,10 @@ class Finding(NamedTuple):
         kind: "backdoor" or "clean_label".
         target: Dense class that holds the rows.
         source: Dense class they come from, or None for several.
-        rows: Row numbers.
+        rows: Row numbers, flagged.
         log_odds: [len(rows)].
+        near: Other rows of the class that have odds, below even.
+        near_odds: [len(near)].
         confidence: 0..1.
         confirmed: Whether verification agrees.
         groups: Indices of the groups behind it.
@@ -72,6 +70,8 @@ class Finding(NamedTuple):
     source: int | None
     rows: HostArray
     log_odds: HostArray
+    near: HostArray
+    near_odds: HostArray
     confidence: float
     confirmed: bool
     groups: tuple[int, ...]
@@ -99,17 +99,19 @@ class Verdict(NamedTuple):
     expected_fdr: float
 
 
-def is_confirmed(group: Group, check: Exclusion, num_classes: int) -> bool:
-    """Whether rows of other classes explain a group better than its own class does."""
-    if len(group.rows) < MIN_ROWS or check.log10_p > _MAX_LOG10_P:
-        return False
-    if check.agreement > MAX_AGREEMENT * check.expected:
-        return False
-    if num_classes >= _DIVERSE_CLASSES and check.diversity >= _MIN_DIVERSITY:
-        return check.transplant <= _DIVERSE_TRANSPLANT
-    separation = np.nan_to_num(group.separation)
-    least = _SINGLE_SEPARATION if num_classes >= _DIVERSE_CLASSES else _FEW_SEPARATION
-    return bool(separation >= least and check.transplant <= _SINGLE_TRANSPLANT)
+def is_confirmed(group: Group, check: Exclusion) -> bool:
+    """Whether rows of other classes explain a group better than its own class does.
+
+    Honest odd corners of a class fail: a classifier that never saw them may well take them for
+    another class, but they lie no nearer to it than to their own.
+    """
+    return (
+        len(group.rows) >= MIN_ROWS
+        and check.log10_p <= _MAX_LOG10_P
+        and check.agreement <= MAX_AGREEMENT * check.expected
+        and check.home >= _MIN_DISPLACEMENT * check.transplant
+        and check.transplant <= _MAX_TRANSPLANT
+    )
 
 
 def is_lone(group: Group) -> bool:
@@ -124,36 +126,29 @@ def is_lone(group: Group) -> bool:
 
 def confidence(group: Group, check: Exclusion) -> float:
     """0..1, from how far beyond its thresholds a confirmed group lies."""
-    separation = max(float(np.nan_to_num(group.separation)), 4.0)
+    displacement = check.home / max(check.transplant, 1e-6)
     score = (
-        1.5 * np.log(separation / 8.0)
-        + 0.5 * min(_MAX_LOG10_P - check.log10_p, 6.0)
+        0.5 * min(_MAX_LOG10_P - check.log10_p, 8.0)
         + 4.0 * (MAX_AGREEMENT - check.agreement / max(check.expected, 1e-6))
-        + 4.0 * (_DIVERSE_TRANSPLANT - min(check.transplant, 2.0))
+        + 6.0 * (min(displacement, 2.0) - _MIN_DISPLACEMENT)
+        + 0.5 * np.log(max(float(np.nan_to_num(group.separation)), 4.0) / 8.0)
     )
     return float(1.0 / (1.0 + np.exp(-score)))
 
 
-def judge(
-    groups: list[Group],
-    checks: list[Exclusion],
-    *,
-    num_rows: int,
-    num_classes: int,
-    fdr: float,
-) -> Verdict:
-    """Findings of all classes and the verdict; the union of what verified gates flag.
+def find(
+    groups: list[Group], checks: list[Exclusion], *, num_classes: int, fdr: float
+) -> list[Finding]:
+    """Findings of all classes: the union of what verified gates flag, most confident first.
 
     Args:
         groups: Rows set apart behind open gates.
         checks: Their verification, one each.
-        num_rows: n.
         num_classes: c.
         fdr: Share of false alarms allowed among the flagged rows (mean local rate).
 
     Returns:
-        "poisoned" when a group is confirmed, "suspicious" when one is only too far off to be
-        passed over, else "clean".
+        One finding a class at the most.
     """
     findings = []
     for target in sorted({g.target for g in groups}):
@@ -161,10 +156,50 @@ def judge(
         found = _finding(target, mine, groups, checks, num_classes, fdr)
         if found is not None:
             findings.append(found)
-    findings.sort(key=lambda f: (-f.confidence, f.target))
+    return sorted(findings, key=lambda f: (-f.confidence, f.target))
+
+
+def redraw(
+    found: Finding,
+    rows: HostArray,
+    log_odds: HostArray,
+    separation: float,
+    overlap: float,
+    fdr: float,
+) -> Finding:
+    """A finding with its boundary drawn anew, where the new one is clear and of the same rows.
+
+    Args:
+        found: Confirmed.
+        rows: All rows of the class.
+        log_odds: [len(rows)] of the new boundary.
+        separation: Of its two sides.
+        overlap: Share of the finding's rows that it keeps.
+        fdr: As in ``find``.
+
+    Returns:
+        The finding, changed or as it was.
+    """
+    inside = log_odds > 0
+    if separation < _REDRAW_SEPARATION or overlap < _REDRAW_OVERLAP or not inside.any():
+        return found
+    kept, odds = _within_fdr(rows[inside], log_odds[inside], fdr)
+    near = ~np.isin(rows, kept, assume_unique=True)
+    return found._replace(
+        rows=kept, log_odds=odds, near=rows[near], near_odds=np.minimum(log_odds[near], 0.0)
+    )
+
+
+def decide(findings: list[Finding], num_rows: int) -> Verdict:
+    """The verdict over all findings.
+
+    "poisoned" when one is confirmed, "suspicious" when one is only too far off to be passed over,
+    else "clean".
+    """
     log_odds = np.full(num_rows, -np.inf)
     flagged = np.zeros(num_rows, np.bool_)
     for found in findings:
+        log_odds[found.near] = found.near_odds
         log_odds[found.rows] = found.log_odds
         flagged[found.rows] = True
     local = 1.0 / (1.0 + np.exp(np.clip(log_odds[flagged], -50, 50)))
@@ -191,7 +226,7 @@ def _finding(
     fdr: float,
 ) -> Finding | None:
     """The confirmed groups of a class made one finding, or its lone cluster."""
-    good = [i for i in mine if is_confirmed(groups[i], checks[i], num_classes)]
+    good = [i for i in mine if is_confirmed(groups[i], checks[i])]
     confirmed = bool(good)
     # a mixture draws its own boundary; cut-off ranks only fill in where no mixture is confirmed
     good = [i for i in good if groups[i].log_odds is not None] or good
@@ -216,6 +251,8 @@ def _finding(
         source=check.source if confirmed and (single or num_classes == 2) else None,
         rows=rows,
         log_odds=log_odds,
+        near=np.zeros(0, np.int64),
+        near_odds=np.zeros(0),
         confidence=confidence(groups[best], check) if confirmed else 0.5,
         confirmed=confirmed,
         groups=tuple(good),

@@ -12,7 +12,7 @@ from jaxpoison._types import HostArray
 from jaxpoison.linalg import contrast, orthonormal_rows, principal, rayleigh_ritz
 from jaxpoison.stream import Stream
 
-Basis = Literal["principal", "contrast"]
+Basis = Literal["principal", "contrast", "given"]
 
 _RIDGE = 1e-2  # of the mean variance: what the other classes never vary in must stay finite
 _POOL_CLASSES = 24  # beyond this a class is too small a share of the pool to be taken out of it
@@ -43,7 +43,8 @@ def coordinates(stream: Stream, basis: Basis, rank: int) -> HostArray:
     Args:
         stream: Feature rows [n, d].
         basis: "principal": leading eigenvectors of the class covariance. "contrast": leading
-            directions of the class covariance against that of the other classes.
+            directions of the class covariance against that of the other classes. "given": the
+            rows are coordinates already.
         rank: k, at most 20; fewer where d is smaller.
 
     Returns:
@@ -54,6 +55,9 @@ def coordinates(stream: Stream, basis: Basis, rank: int) -> HostArray:
 
     **Cost**: two passes while per-class second moments are held, else seven; c eigenproblems.
     """
+    if basis == "given":
+        rows: HostArray = stream.source.read(0, len(stream))["x"]
+        return rows
     if rank > _RANK:
         raise ValueError(f"rank is {rank}; at most {_RANK} directions are kept")
 
@@ -138,9 +142,11 @@ def by_class(stream: Stream, values: HostArray, min_rows: int) -> Iterator[Class
     left = np.flatnonzero(stream.counts >= max(min_rows, 1))
     left = left[np.argsort(-stream.counts[left], kind="stable")]
     while left.size:
-        m = _padded(stream.counts[left[0]])
-        classes = np.sort(left[stream.counts[left] * _SIZES >= m])
-        left = left[stream.counts[left] * _SIZES < m]
+        largest = stream.counts[left[0]]
+        m = _padded(largest)
+        least = min(-(-m // _SIZES), largest)  # the largest class is in, however small it is
+        classes = np.sort(left[stream.counts[left] >= least])
+        left = left[stream.counts[left] < least]
         rows = np.zeros((len(classes), m), np.int64)
         mask = np.zeros((len(classes), m), np.float32)
         for i, c in enumerate(classes):

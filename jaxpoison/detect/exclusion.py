@@ -11,6 +11,7 @@ import numpy as np
 from jaxpoison import folds
 from jaxpoison._types import Exclusion, HostArray
 from jaxpoison.detect._detector import Key
+from jaxpoison.linalg import one_thread
 from jaxpoison.stream import Stream
 
 _GROUP_ROWS = 4000  # larger groups are judged by an even subset, their weight scaled up
@@ -27,7 +28,8 @@ class Fit(NamedTuple):
     target: HostArray  # [p, c]
     ridge: float
     agrees: HostArray  # [n] bool, own label out of fold
-    x: HostArray  # [o, d] sampled rows
+    rows: HostArray  # [o] sampled rows
+    x: HostArray  # [o, d]
     x_labels: HostArray  # [o]
     usual: HostArray  # [o] distance to the nearest row of the same class, NaN where not probed
 
@@ -87,8 +89,8 @@ class ExclusionCheck:
         agrees = stream.map(folds.out_of_fold_agrees, features, solved.astype(np.float32))
         rng = np.random.default_rng(np.asarray(jax.random.key_data(rows_key)).tolist())
         some = np.sort(rng.permutation(len(stream))[:_OTHER_ROWS])
-        x, labels = self._inputs(stream, some), stream.labels[some]
-        return Fit(features, gram, target, ridge, agrees, x, labels, _usual(x, labels))
+        x, labels = inputs_of(stream, some), stream.labels[some]
+        return Fit(features, gram, target, ridge, agrees, some, x, labels, _usual(x, labels))
 
     def check(self, stream: Stream, fit: Fit, groups: list[HostArray]) -> list[Exclusion]:
         """Judges each group of rows, all of one class; one more read of the source.
@@ -105,18 +107,11 @@ class ExclusionCheck:
             return []
         kept = [g[:: -(-len(g) // _GROUP_ROWS)] for g in groups]
         union = np.unique(np.concatenate(kept))
-        x = self._inputs(stream, union)
+        x = inputs_of(stream, union)
         return [
             self._judge(stream, fit, x[np.searchsorted(union, part)], len(group), group)
             for part, group in zip(kept, groups, strict=True)
         ]
-
-    def _inputs(self, stream: Stream, rows: HostArray) -> HostArray:
-        """Rows as the stream's stage shows them, [r, d]."""
-        x = stream.take(rows)
-        if stream.stage is not None:
-            x = np.asarray(stream.stage.fn(stream.stage.params, x[None]))[0]
-        return x
 
     def _judge(
         self, stream: Stream, fit: Fit, x: HostArray, size: int, group: HostArray
@@ -126,7 +121,8 @@ class ExclusionCheck:
         times = size / len(x)
         target = fit.target.copy()
         target[:, own] -= times * phi.sum(axis=0)
-        weights = _solve(fit.gram - times * (phi.T @ phi), target, fit.ridge)
+        left = fit.gram - times * (phi.T @ phi)
+        weights = _solve(_without_negative(left) if times > 1 else left, target, fit.ridge)
         opinion = phi @ weights
         agreement = float((opinion.argmax(axis=1) == own).mean())
         opinion[:, own] = -np.inf
@@ -141,17 +137,34 @@ class ExclusionCheck:
             expected=expected,
             log10_p=_log10_binomial(agreement * len(x), len(x), expected),
             diversity=_diversity(taken_for, np.delete(stream.counts, own), len(x)),
-            transplant=_transplant(x, fit.x[others], fit.usual[others]),
+            transplant=_transplant(x, fit.x[others], fit.usual),
+            home=_transplant(x, fit.x[rest[fit.rows] & ~others], fit.usual),
             source=int(taken_for.argmax()),
             source_share=float(taken_for.max() / max(taken_for.sum(), 1)),
         )
 
 
+def inputs_of(stream: Stream, rows: HostArray) -> HostArray:
+    """Some rows as the stream's stage shows them, [r, d]."""
+    x = stream.take(rows)
+    if stream.stage is not None:
+        x = np.asarray(stream.stage.fn(stream.stage.params, x[None]))[0]
+    return x
+
+
+@one_thread()
 def _solve(gram: HostArray, target: HostArray, ridge: float) -> HostArray:
     from scipy.linalg import cho_factor, cho_solve
 
     factor = cho_factor(gram + ridge * np.eye(len(gram)), lower=True, check_finite=False)
     out: HostArray = cho_solve(factor, target, check_finite=False)
+    return out
+
+
+def _without_negative(gram: HostArray) -> HostArray:
+    """The nearest second moment: a subset scaled up can take away more than there is."""
+    values, vectors = np.linalg.eigh(gram)
+    out: HostArray = (vectors * np.maximum(values, 0.0)) @ vectors.T
     return out
 
 
@@ -163,7 +176,7 @@ def _log10_binomial(hits: float, n: int, rate: float) -> float:
     from scipy.stats import binom
 
     rate = min(max(rate, 1e-3), 1 - 1e-3)
-    return float(binom.logcdf(round(hits), n, rate) / np.log(10))
+    return max(float(binom.logcdf(round(hits), n, rate) / np.log(10)), -300.0)
 
 
 def _effective(counts: HostArray) -> HostArray:
@@ -182,7 +195,9 @@ def _diversity(taken_for: HostArray, others: HostArray, n: int) -> float:
 
 
 def _distances2(rows: HostArray, others: HostArray) -> HostArray:
-    """Squared distances [r, o]."""
+    """Squared distances [r, o]; about a common origin, as squares of a large mean cancel."""
+    origin = others.mean(axis=0)
+    rows, others = rows - origin, others - origin
     d2 = (rows**2).sum(axis=1)[:, None] + (others**2).sum(axis=1)[None] - 2 * rows @ others.T
     out: HostArray = np.maximum(d2, 0.0)
     return out
@@ -200,14 +215,22 @@ def _usual(x: HostArray, labels: HostArray) -> HostArray:
 
 
 def _transplant(x: HostArray, others: HostArray, usual: HostArray) -> float:
-    """Distance to other classes after the best common shift, in usual distances inside them."""
+    """Distance to the nearest of some rows after the best common shift, in usual distances."""
     usual = usual[np.isfinite(usual)]
-    if not len(usual):
+    if not len(usual) or not len(others):
         return float("inf")
     some = x[np.linspace(0, len(x) - 1, min(_PROBE_ROWS, len(x))).astype(int)]
-    nearest = _distances2(some, others)
-    for _ in range(_SHIFT_STEPS - 1):
-        shift = (some - others[nearest.argmin(axis=1)]).mean(axis=0)
-        nearest = _distances2(some - shift, others)
+    shift = matched_residuals(some, others).mean(axis=0)
+    nearest = _distances2(some - shift, others)
     reach = float(np.median(np.sqrt(nearest.min(axis=1))))
     return reach / max(float(np.median(usual)), 1e-12)
+
+
+def matched_residuals(x: HostArray, others: HostArray) -> HostArray:
+    """What each row has beyond its nearest of some others, matched less the common shift [r, d]."""
+    residuals = x - others[_distances2(x, others).argmin(axis=1)]
+    for _ in range(_SHIFT_STEPS - 2):
+        shift = residuals.mean(axis=0)
+        residuals = x - others[_distances2(x - shift, others).argmin(axis=1)]
+    out: HostArray = residuals
+    return out

@@ -39,7 +39,7 @@ class SharedMixture:
     trigger looks even when it is most of its class.
 
     Attributes:
-        basis: "contrast" or "principal".
+        basis: "contrast", "principal", or "given" for rows that are coordinates already.
         rank: Directions.
         num_draws: Gaussian classes drawn for the null.
         min_rows: Smaller classes are skipped.

@@ -2,5 +2,7 @@
 
 from jaxpoison.linalg.directions import contrast as contrast
 from jaxpoison.linalg.directions import principal as principal
+from jaxpoison.linalg.subspace import new_directions as new_directions
 from jaxpoison.linalg.subspace import orthonormal_rows as orthonormal_rows
 from jaxpoison.linalg.subspace import rayleigh_ritz as rayleigh_ritz
+from jaxpoison.linalg.threads import one_thread as one_thread

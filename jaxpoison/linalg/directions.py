@@ -7,12 +7,14 @@ from collections.abc import Callable
 import numpy as np
 
 from jaxpoison._types import HostArray
+from jaxpoison.linalg.threads import one_thread
 
 _DENSE = 128  # up to here a full decomposition beats a Krylov space
 _OVERSAMPLE = 8
 _KRYLOV_BLOCKS = 5
 
 
+@one_thread()
 def principal(cov: HostArray, rank: int) -> tuple[HostArray, HostArray]:
     """The leading eigenvectors of a covariance.
 
@@ -30,6 +32,7 @@ def principal(cov: HostArray, rank: int) -> tuple[HostArray, HostArray]:
     return _leading(lambda v: cov @ v, cov, rank, len(cov))
 
 
+@one_thread()
 def contrast(cov: HostArray, background: HostArray, rank: int) -> tuple[HostArray, HostArray]:
     """Directions along which one covariance exceeds another most.
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from jaxpoison._types import HostArray
+from jaxpoison.linalg.threads import one_thread
 
 
+@one_thread()
 def orthonormal_rows(product: HostArray) -> HostArray:
     """Orthonormal rows that span the rows of each matrix.
 
@@ -23,17 +25,42 @@ def orthonormal_rows(product: HostArray) -> HostArray:
     return out
 
 
-def rayleigh_ritz(basis: HostArray, product: HostArray) -> tuple[HostArray, HostArray]:
+@one_thread()
+def new_directions(basis: HostArray, block: HostArray) -> HostArray:
+    """Orthonormal rows that extend each basis by what its block adds to it.
+
+    Args:
+        basis: [c, m, d] orthonormal rows.
+        block: [c, k, d]; rows that the basis spans already, zeros included, become others.
+
+    Returns:
+        [c, min(k, d - m), d] float64, orthogonal to the basis.
+
+    **Cost**: c Householder factorisations of d x (m + k).
+    """
+    known, d = basis.shape[1:]
+    norm = np.linalg.norm(block, axis=2, keepdims=True)
+    block = block[:, : d - known] / np.where(norm > 0, norm, 1.0)[:, : d - known]
+    # Householder's Q is orthonormal even where the columns depend on each other
+    return orthonormal_rows(np.concatenate([basis, block], axis=1))[:, known:]
+
+
+@one_thread()
+def rayleigh_ritz(
+    basis: HostArray, product: HostArray, rank: int | None = None
+) -> tuple[HostArray, HostArray, HostArray]:
     """Best eigenpairs of each symmetric matrix A inside the span of a basis.
 
     Args:
-        basis: [c, k, d] orthonormal rows V.
-        product: [c, k, d] ``V A``.
+        basis: [c, m, d] orthonormal rows V.
+        product: [c, m, d] ``V A``.
+        rank: k, the number of leading pairs wanted; None for all m.
 
     Returns:
-        Ritz values [c, k], largest first, and Ritz vectors [c, k, d] as rows.
+        Ritz values [c, k], largest first; Ritz vectors Y [c, k, d] as rows; products [c, k, d]
+        ``Y A``, by rotation, without touching A.
     """
-    small = np.einsum("ckd,cjd->ckj", product, basis)
+    small = np.matmul(product, np.swapaxes(basis, 1, 2))
     values, vectors = np.linalg.eigh((small + np.swapaxes(small, 1, 2)) / 2)
-    rotation = np.swapaxes(vectors[:, :, ::-1], 1, 2)
-    return values[:, ::-1], np.einsum("ckj,cjd->ckd", rotation, basis)
+    rotation = np.swapaxes(vectors[:, :, ::-1], 1, 2)[:, :rank]
+    return values[:, ::-1][:, :rank], np.matmul(rotation, basis), np.matmul(rotation, product)

@@ -1,8 +1,8 @@
 """The scan: sources, model, stream and detectors meet here and nowhere else."""
 
+from jaxpoison.scanning.execute import forecast as forecast
+from jaxpoison.scanning.execute import run as run
+from jaxpoison.scanning.execute import scan as scan
 from jaxpoison.scanning.plan import Method as Method
 from jaxpoison.scanning.plan import Resources as Resources
 from jaxpoison.scanning.plan import ScanPlan as ScanPlan
-from jaxpoison.scanning.run import forecast as forecast
-from jaxpoison.scanning.run import run as run
-from jaxpoison.scanning.run import scan as scan

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxpoison import calibrate
-from jaxpoison._types import DETECTOR_NAMES, HostArray
+from jaxpoison._types import DETECTOR_NAMES, Exclusion, HostArray
 from jaxpoison.calibrate.gates import RULES
 from jaxpoison.calibrate.verdict import MAX_AGREEMENT, Finding, Group, is_confirmed
 from jaxpoison.report import ClassPicture, Example, Pictures, Report
-from jaxpoison.scanning.evidence import Evidence
+from jaxpoison.scanning.evidence import Evidence, seen_in
 from jaxpoison.scanning.plan import ScanPlan
 from jaxpoison.scanning.spaces import Space
 from jaxpoison.sources import Source
@@ -44,7 +44,7 @@ class Outcome(NamedTuple):
     spaces: list[Space]
     evidence: list[Evidence]
     groups: list[Group]
-    checks: list[Any]
+    checks: list[Exclusion]
     verdict: calibrate.Verdict
     fused: calibrate.Fused
     timing: dict[str, float]
@@ -111,20 +111,20 @@ def _rows_of_evidence(out: Outcome, target: int) -> tuple[dict[str, Any], ...]:
         )
     for group, check in zip(out.groups, out.checks, strict=True):
         if group.target == target:
-            rows.append(_row_of_check(group, check, len(out.classes)))
+            rows.append(_row_of_check(group, check))
     return tuple(rows)
 
 
-def _row_of_check(group: Group, check: Any, num_classes: int) -> dict[str, Any]:
+def _row_of_check(group: Group, check: Exclusion) -> dict[str, Any]:
     return {
         "detector": "exclusion",
         "space": f"{group.detector} in {group.space}",
         "statistic": "share taken for other classes without its own labels",
         "value": round(1.0 - check.agreement, 4),
         "threshold": round(1.0 - MAX_AGREEMENT * check.expected, 4),
-        "null": f"rest of the class; diversity {check.diversity:.2f}, "
-        f"transplant {check.transplant:.2f}",
-        "fired": is_confirmed(group, check, num_classes),
+        "null": f"rest of the class; distance to other classes {check.transplant:.2f}, "
+        f"to its own {check.home:.2f}",
+        "fired": is_confirmed(group, check),
     }
 
 
@@ -277,11 +277,7 @@ def _best_evidence(out: Outcome, target: int) -> Evidence | None:
 
 def _projection(out: Outcome, each: Evidence, rows: HostArray, target: int) -> HostArray:
     """Two coordinates: along the flagged shift if there is one, and across it."""
-    from jaxpoison.detect._coordinates import coordinates
-
-    name, _, basis = each.space.partition(" (")
-    stream = next(s.stream for s in out.spaces if s.name == name)
-    y = coordinates(stream, "contrast" if basis.startswith("contrast") else "principal", 16)
+    y = seen_in(out.spaces, each)
     z = y[rows].astype(np.float64)
     z = (z - z.mean(axis=0)) / np.maximum(z.std(axis=0), 1e-9)
     flagged = out.verdict.flagged[rows]

@@ -11,8 +11,9 @@ import numpy as np
 from jaxpoison import calibrate, detect
 from jaxpoison._types import DETECTOR_NAMES, HostArray, Scores
 from jaxpoison.calibrate.verdict import MIN_ROWS, Group
+from jaxpoison.detect._coordinates import coordinates
 from jaxpoison.detect._detector import Detector
-from jaxpoison.scanning.spaces import ProgressFn, Space
+from jaxpoison.scanning.spaces import JOINT_RANK, ProgressFn, Space, joint_space
 
 _SAME = 0.95  # overlap from which two row sets are one
 _TAIL_Q = 0.05  # rows of an open class that a detector without odds sets apart
@@ -68,12 +69,16 @@ def gather(
     spaces: list[Space], names: tuple[str, ...] | None, seed: int, progress: ProgressFn
 ) -> list[Evidence]:
     """Runs every detector asked for in every space it is made for."""
+    names = names or DETECTOR_NAMES
     jobs = [
         (name, suffix, detector, space)
-        for name in (names or DETECTOR_NAMES)
+        for name in names
         for suffix, detector in _detectors(name)
         for space in _spaces_of(name, spaces)
     ]
+    joint = joint_space(spaces) if "mixture" in names else None
+    if joint is not None:
+        jobs.append(("mixture", "", detect.SharedMixture(basis="given"), joint))
     out = []
     rows = len(spaces[0].stream)
     for i, (name, suffix, detector, space) in enumerate(jobs):
@@ -163,3 +168,13 @@ def _overlap(left: HostArray, right: HostArray) -> float:
     """Jaccard index of two ascending row sets."""
     both = len(np.intersect1d(left, right, assume_unique=True))
     return both / (len(left) + len(right) - both)
+
+
+def seen_in(spaces: list[Space], each: Evidence) -> HostArray:
+    """The coordinates [n, k] that a piece of evidence was found in, for pictures."""
+    if each.space == "joint":
+        parts = [coordinates(s.stream, "contrast", JOINT_RANK) for s in spaces]
+        return np.concatenate(parts, axis=1)
+    name, _, basis = each.space.partition(" (")
+    stream = next(s.stream for s in spaces if s.name == name)
+    return coordinates(stream, "contrast" if basis.startswith("contrast") else "principal", 16)

@@ -13,6 +13,7 @@ import numpy as np
 
 from jaxpoison import folds
 from jaxpoison._types import Array, Block, HostArray
+from jaxpoison.detect._coordinates import coordinates
 from jaxpoison.models import Model
 from jaxpoison.sources import Source, open_source
 from jaxpoison.stream import Stage, Stream
@@ -22,6 +23,7 @@ MAX_FEATURES = 1024
 
 _MAX_SIDE = 32  # larger images are averaged down before they become input rows
 _UNLIKE_UNITS = 10.0  # spread of the features' deviations beyond which each gets its own unit
+JOINT_RANK = 8  # contrast directions that each space gives to the joint one
 _HELD_SHARE = 4  # layers are held in memory up to this part of the budget, then on disk
 
 ProgressFn = Callable[[str, int, int], None]
@@ -154,6 +156,20 @@ def layer_spaces(stream: Stream, model: Model, folder: Path | None = None) -> li
         )
         spaces.append(Space(name, inner, True))
     return spaces
+
+
+def joint_space(spaces: list[Space]) -> Space | None:
+    """The leading contrast directions of every space side by side, or None for one space.
+
+    What separates a little in each of several layers separates well in all of them together.
+    """
+    if len(spaces) < 2:
+        return None
+    parts = [coordinates(s.stream, "contrast", JOINT_RANK) for s in spaces]
+    inner = spaces[0].stream
+    source = open_source(np.concatenate(parts, axis=1), role="features")
+    stream = Stream(source, inner.labels, inner.num_classes, inner.mesh, None, inner.budget_bytes)
+    return Space("joint", stream, True)
 
 
 def _hold(rows: HostArray, name: str, budget_bytes: int, folder: Path | None) -> Source:

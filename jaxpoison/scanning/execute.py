@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxpoison import calibrate, detect
 from jaxpoison._check import DataError, NothingToScan
-from jaxpoison._types import DETECTOR_NAMES, HostArray
+from jaxpoison._types import DETECTOR_NAMES, Exclusion, HostArray
 from jaxpoison.models import Model
 from jaxpoison.report import Report
 from jaxpoison.scanning import evidence as gathering
@@ -121,21 +121,14 @@ def _run(
     spaces, trained, compiled = _spaces(plan, data, raw, model, progress)
     evidence = gathering.gather(spaces, plan.method.detectors, plan.method.seed, progress)
     groups = gathering.groups_of(evidence, data.dense)
-    witness = spaces[0].stream
-    checks: list[Any] = []
-    if groups:
-        check = detect.ExclusionCheck()
-        progress("verify", 0, len(witness))
-        fitted = check.fit(witness, key=jax.random.fold_in(jax.random.key(plan.method.seed), 1))
-        sets, number = gathering.distinct(groups)
-        found = check.check(witness, fitted, sets)
-        checks = [found[i] for i in number]
-        progress("verify", len(witness), len(witness))
-    verdict = calibrate.judge(
-        groups, checks, num_rows=len(data.dense), num_classes=len(data.classes), fdr=plan.method.fdr
-    )
+    checks, findings = _verify(plan, spaces[0].stream, groups, progress)
+    verdict = calibrate.decide(findings, len(data.dense))
     fused = calibrate.fuse(
-        [e.log10_p for e in evidence], [e.gate.open for e in evidence], data.dense, verdict.log_odds
+        [e.log10_p for e in evidence],
+        [e.gate.open for e in evidence],
+        data.dense,
+        verdict.log_odds,
+        verdict.flagged,
     )
     total = time.perf_counter() - started
     timing = {"total": total, "compile": compiled, "train": trained, "score": total - trained}
@@ -145,6 +138,31 @@ def _run(
             spaces, evidence, groups, checks, verdict, fused, timing,
         )
     )  # fmt: skip
+
+
+def _verify(
+    plan: ScanPlan, witness: Stream, groups: list[calibrate.Group], progress: ProgressFn
+) -> tuple[list[Exclusion], list[calibrate.Finding]]:
+    """Asks of every group where its rows belong, and redraws the boundary of what is confirmed."""
+    if not groups:
+        return [], []
+    progress("verify", 0, len(witness))
+    check = detect.ExclusionCheck()
+    fitted = check.fit(witness, key=jax.random.fold_in(jax.random.key(plan.method.seed), 1))
+    sets, number = gathering.distinct(groups)
+    judged = check.check(witness, fitted, sets)
+    checks = [judged[i] for i in number]
+    fdr = plan.method.fdr
+    findings = []
+    for found in calibrate.find(groups, checks, num_classes=witness.num_classes, fdr=fdr):
+        new = detect.refine(witness, fitted, found.rows) if found.confirmed else None
+        if new is not None:
+            found = calibrate.redraw(
+                found, new.rows, new.log_odds, new.separation, new.overlap, fdr
+            )
+        findings.append(found)
+    progress("verify", len(witness), len(witness))
+    return checks, findings
 
 
 def _open(plan: ScanPlan, source: Source, rows: Source | None, progress: ProgressFn) -> _Data:

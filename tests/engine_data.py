@@ -1,0 +1,56 @@
+"""Planted data, and what the tests of the engine need around it."""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.stats
+
+from jaxpoison.sources import open_source
+from jaxpoison.stream import Stream, _fold_step, _map_step, _spread_step, make_mesh
+
+TARGET, SHARE = 2, 0.08
+
+
+def planted(seed=0, n=1500, d=24, num_classes=5, shift=8.0, share=SHARE, offset=0.0):
+    """Gaussian classes, one of which holds a group shifted in a direction of its own.
+
+    Returns:
+        Rows [n, d] float32, labels [n], and which rows were planted [n].
+    """
+    rng = np.random.default_rng(seed)
+    labels = rng.permutation(np.arange(n) % num_classes)
+    mixing = 0.3 * rng.normal(size=(d, d)) / np.sqrt(d) + np.eye(d)
+    means = 2.0 * rng.normal(size=(num_classes, d))
+    x = means[labels] + rng.normal(size=(n, d)) @ mixing
+    is_planted = np.zeros(n, np.bool_)
+    mine = np.flatnonzero(labels == TARGET)
+    is_planted[rng.permutation(mine)[: round(share * len(mine))]] = True
+    direction = rng.normal(size=d)
+    x[is_planted] += shift * direction / np.linalg.norm(direction)
+    return (x + offset).astype(np.float32), labels, is_planted
+
+
+def stream_of(x, labels, *, num_devices=1, num_classes=None, budget_bytes=1 << 30):
+    """A stream as a scan makes one: rows through ``open_source``, dense int32 labels."""
+    c = num_classes or int(np.max(labels)) + 1
+    labels = np.asarray(labels, np.int32)
+    mesh = make_mesh(num_devices)
+    return Stream(open_source(x, role="features"), labels, c, mesh, None, budget_bytes)
+
+
+def num_compiled():
+    """Entries in the caches of the three functions that the engine compiles."""
+    return [step._cache_size() for step in (_fold_step, _map_step, _spread_step)]
+
+
+def auroc(scores, is_positive):
+    """Probability that a positive row scores above another, ties counted half."""
+    ranks = scipy.stats.rankdata(scores)
+    good, bad = is_positive.sum(), (~is_positive).sum()
+    return (ranks[is_positive].sum() - good * (good + 1) / 2) / (good * bad)
+
+
+def rotation(d, seed=0):
+    """A random orthogonal matrix [d, d]."""
+    q, r = np.linalg.qr(np.random.default_rng(seed).normal(size=(d, d)))
+    return q * np.sign(np.diag(r))

@@ -1,0 +1,351 @@
+"""Tails, false discovery rates, gates, fusion and the verdict on hand-made evidence."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.stats
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxpoison._types import DETECTOR_NAMES, Exclusion, Scores
+from jaxpoison.calibrate import benjamini_hochberg, fuse, gate, judge, tail_log10_p
+from jaxpoison.calibrate import gates as gating
+from jaxpoison.calibrate import verdict as judging
+
+_SPEC = importlib.util.spec_from_file_location(
+    "kernel_reference", Path(__file__).with_name("reference.py")
+)
+reference = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(reference)
+
+FDR = 0.05
+
+
+# Row tails
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_tail_of_a_normal_is_uniform(seed):
+    values = np.random.default_rng(seed).normal(size=8000) * 3 + 7
+    p = 10.0 ** tail_log10_p(values, np.zeros(8000, int), 1)
+    # centre and sigma come from quantiles of the same 8000 rows: off by about 0.02 at the most
+    assert scipy.stats.kstest(p, "uniform").statistic < 0.03
+    assert ((p > 0) & (p <= 1)).all()
+
+
+@pytest.mark.parametrize("df", [5, 20])
+def test_tail_of_squared_lengths_is_nearly_uniform(df):
+    values = np.random.default_rng(df).chisquare(df, 8000)
+    p = 10.0 ** tail_log10_p(values, np.zeros(8000, int), 1)
+    assert scipy.stats.kstest(p, "uniform").statistic < 0.04  # the cube root is approximate
+    assert (np.argsort(p) == np.argsort(-values)).all()
+
+
+def test_poison_does_not_widen_its_own_null():
+    values = np.random.default_rng(0).normal(size=5000)
+    clean = tail_log10_p(values, np.zeros(5000, int), 1)
+    dirty = np.r_[values, np.random.default_rng(1).normal(30, 5, 1000)]
+    found = tail_log10_p(dirty, np.zeros(6000, int), 1)
+    assert np.median(found[5000:]) < -20  # a mean and deviation of all rows would give -1
+    p, q = 10.0 ** clean, 10.0 ** found[:5000]
+    assert np.abs(p - q).max() < 0.2 and np.corrcoef(p, q)[0, 1] > 0.99
+
+
+def test_each_class_has_its_own_tail():
+    rng = np.random.default_rng(0)
+    values, labels = rng.normal(size=3000), np.arange(3000) % 3
+    alone = tail_log10_p(values, labels, 3)
+    moved = tail_log10_p(values * [1, 50, 0.01][1] + labels * 1e3, labels, 3)
+    np.testing.assert_allclose(alone, moved, atol=1e-6)
+    assert tail_log10_p(values, labels + 1, 5).shape == (3000,)  # empty classes are passed over
+
+
+@pytest.mark.parametrize("value", [0.0, -2.5, 7.0])
+def test_constant_class_has_no_tail(value):
+    values = np.full(50, value, np.float32)
+    log10_p = tail_log10_p(values, np.zeros(50, int), 1)
+    assert np.ptp(log10_p) == 0 and np.log10(0.5) - 1e-9 <= log10_p[0] <= 0  # no evidence
+
+
+@pytest.mark.parametrize("values", [[], [1.0], [1e30, -1e30, 0.0], [0, 0, 0, 5.0]])
+def test_odd_scores_have_finite_tails(values):
+    values = np.array(values, np.float32)
+    log10_p = tail_log10_p(values, np.zeros(len(values), int), 1)
+    assert np.isfinite(log10_p).all() and (log10_p <= 0).all()
+
+
+# False discovery rates
+
+p_values = st.lists(st.sampled_from([0.0, 1e-9, 0.001, 0.01, 0.2, 0.5, 0.5000001, 1.0]) |
+                    st.floats(0, 1), min_size=1, max_size=40).map(np.array)  # fmt: skip
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(p_values)
+def test_q_values(p):
+    q = benjamini_hochberg(p)
+    np.testing.assert_allclose(q, reference.false_discovery(p), rtol=1e-12)
+    np.testing.assert_allclose(q, scipy.stats.false_discovery_control(p), rtol=1e-12)
+    assert (q >= p * (1 - 1e-12)).all() and (q <= 1).all()  # p n / n rounds
+    order = np.argsort(p, kind="stable")
+    assert (np.diff(q[order]) >= 0).all()
+
+
+def test_no_p_values():
+    assert benjamini_hochberg(np.zeros(0)).shape == (0,)
+
+
+# Gates
+
+
+def scores_of(statistic, null=None):
+    statistic = np.asarray(statistic, float)
+    null = np.zeros((len(statistic), 0)) if null is None else np.asarray(null, float)
+    return Scores(np.zeros(1, np.float32), statistic, null, None, None)
+
+
+def null_of(count, mean=2.0, spread=0.1, draws=16):
+    return mean + spread * np.random.default_rng(0).normal(size=(count, draws))
+
+
+@pytest.mark.parametrize("detector", gating.RULES)
+def test_absolute_gate(detector):
+    effect = gating.RULES[detector].effect
+    null = null_of(3, mean=0.1 * effect, spread=0.01 * effect)
+    found = gate(detector, scores_of([0.9 * effect, 1.1 * effect, np.nan], null))
+    assert found.absolute.tolist() == [False, True, False]  # an effect that counts is needed
+    assert not found.across.any() and not found.z.any()  # three classes say nothing across
+    wide = null_of(2, mean=2 * effect, spread=0.5 * effect)
+    found = gate(detector, scores_of([2.5 * effect, 12 * effect], wide))
+    assert found.absolute.tolist() == [False, True]  # and significance
+    assert (found.open == found.absolute | found.across).all()
+
+
+@pytest.mark.parametrize("detector", gating.RULES)
+def test_gate_across_classes(detector):
+    effect = gating.RULES[detector].effect
+    usual = effect * np.exp(0.05 * np.random.default_rng(0).normal(size=9))
+    found = gate(detector, scores_of([*usual, 20 * effect, np.nan]))
+    assert np.flatnonzero(found.across).tolist() == [9] == np.flatnonzero(found.open).tolist()
+    assert found.z[9] > gating.RULES[detector].across and found.z[10] == 0
+    assert np.isinf(found.threshold).all() and not found.absolute.any()  # it has no null
+    tiny = gate(detector, scores_of(np.array([*usual, 20 * effect]) * 1e-3))
+    assert not tiny.open.any()  # stands out, but by nothing that counts
+    few = gate(detector, scores_of([*usual[:3], 20 * effect, np.nan, np.nan]))
+    assert not few.across.any()
+
+
+def test_equal_classes_are_no_infinite_z():
+    found = gate("spectral", scores_of([8.0] * 9 + [8.4]))
+    assert np.isfinite(found.z).all() and not found.across.any()
+
+
+@pytest.mark.parametrize("statistic", [[np.nan] * 6, [0.0] * 6, [-1.0] * 6, []])
+def test_gate_of_nothing(statistic):
+    null = np.full((len(statistic), 16), np.nan)
+    null[np.isfinite(statistic)] = 1.0
+    found = gate("mixture", scores_of(statistic, null))
+    assert not found.open.any() and len(found.open) == len(statistic)
+
+
+# Fusion
+
+
+def fused(seed=0, n=400, verified=()):
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 4, n)
+    log10_p = [np.log10(rng.uniform(1e-6, 1, n)) for _ in range(3)]
+    log10_p[0][:5] = -250.0
+    log10_p[1][5] = -1e9
+    gates = [rng.random(4) < 0.5 for _ in range(3)]
+    log_odds = np.full(n, -np.inf)
+    log_odds[list(verified)] = np.linspace(-3, 2000, len(verified))
+    return log10_p, gates, labels, log_odds, fuse(log10_p, gates, labels, log_odds)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_fused_ranking(seed):
+    verified = [7, 100, 250, 399]
+    *_, labels, log_odds, out = fused(seed, verified=verified)
+    others = np.setdiff1d(np.arange(len(labels)), verified)
+    assert out.suspicion[verified].min() > out.suspicion[others].max()
+    assert (np.diff(out.suspicion[verified]) > 0).all()  # by their odds
+    assert np.isfinite(out.suspicion).all()
+    assert ((out.p > 0) & (out.p <= 1)).all() and ((out.q > 0) & (out.q <= 1)).all()
+    order = np.argsort(out.p, kind="stable")
+    assert (np.diff(out.q[order]) >= 0).all()
+    order = np.argsort(-out.suspicion, kind="stable")
+    assert (np.diff(out.p[order]) >= 0).all()
+    np.testing.assert_allclose(out.q, benjamini_hochberg(out.p))
+
+
+def test_a_smaller_tail_is_never_less_suspicious():
+    log10_p, gates, labels, log_odds, before = fused()
+    for i in range(3):
+        more = [each.copy() for each in log10_p]
+        more[i] = more[i] - 2.0
+        assert (fuse(more, gates, labels, log_odds).suspicion >= before.suspicion).all()
+
+
+def test_a_closed_gate_lets_a_row_rise_less_far():
+    log10_p, labels = [np.full(2, -30.0)], np.array([0, 1])
+    out = fuse(log10_p, [np.array([True, False])], labels, np.full(2, -np.inf))
+    assert out.suspicion[0] > out.suspicion[1] > 0
+
+
+def test_more_detectors_without_evidence_cost_a_factor():
+    tail, none = np.array([-3.0, -1.0]), np.zeros(2)
+    closed, labels, odds = np.array([False]), np.zeros(2, int), np.full(2, -np.inf)
+    alone = fuse([tail], [closed], labels, odds).suspicion
+    three = fuse([tail, none, none], [closed] * 3, labels, odds).suspicion
+    np.testing.assert_allclose(alone - three, np.log10(3))
+
+
+# Verdict
+
+
+def group(target=1, rows=range(20), log_odds=None, separation=30.0, **options):
+    rows = np.asarray(list(rows))
+    odds = np.full(len(rows), 8.0) if log_odds is None else np.asarray(log_odds, float)
+    known = {"detector": "mixture", "space": "input", "z": 9.0, "num_features": 64, **options}
+    return judging.Group(
+        target=target, rows=rows, log_odds=odds, separation=separation, **known
+    )
+
+
+def poison(n=20, **options):
+    """What verification says of relabelled rows of all classes, far from home."""
+    said = {
+        "num_rows": n, "agreement": 0.02, "expected": 0.95, "log10_p": -30.0, "diversity": 0.95,
+        "transplant": 1.0, "home": 3.0, "source": 4, "source_share": 0.3,
+    }  # fmt: skip
+    return Exclusion(**{**said, **options})
+
+
+HONEST = poison(agreement=0.9, log10_p=-0.5, diversity=0.3, transplant=1.6, home=1.0)
+
+
+def decide(groups, checks, num_rows=500, num_classes=10, fdr=FDR):
+    return judge(groups, checks, num_rows=num_rows, num_classes=num_classes, fdr=fdr)
+
+
+def test_nothing_found_is_clean():
+    out = decide([], [])
+    assert out.verdict == "clean" and out.p_poisoned == 0 and out.findings == ()
+    assert out.estimated_rate == 0 and out.expected_fdr == 0
+    assert not out.flagged.any() and np.isneginf(out.log_odds).all()
+
+
+def test_confirmed_group_is_poisoned():
+    out = decide([group()], [poison()])
+    assert out.verdict == "poisoned" and out.p_poisoned > 0.8
+    (found,) = out.findings
+    assert found.kind == "backdoor" and found.confirmed and found.source is None
+    assert np.flatnonzero(out.flagged).tolist() == list(range(20)) == found.rows.tolist()
+    assert (out.log_odds[:20] == 8.0).all() and np.isneginf(out.log_odds[20:]).all()
+    assert out.expected_fdr < FDR
+    np.testing.assert_allclose(out.estimated_rate, found.confidence * 20 / 500)
+
+
+def test_honest_group_is_clean():
+    out = decide([group(separation=12.0, z=2.0)], [HONEST])
+    assert out.verdict == "clean" and not out.flagged.any()
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"agreement": 0.95},
+        {"log10_p": -0.1},
+        {"transplant": 50.0},
+        {"agreement": 0.9, "expected": 0.0},
+        {"home": 0.5},
+    ],
+    ids=str,
+)
+def test_each_part_of_the_evidence_is_needed(said):
+    assert decide([group(z=0.0)], [poison()]).verdict == "poisoned"
+    assert decide([group(z=0.0)], [poison(**said)]).verdict == "clean"
+
+
+def test_too_few_rows_prove_nothing():
+    few = group(rows=range(judging.MIN_ROWS - 1), z=0.0)
+    assert decide([few], [poison(len(few.rows))]).verdict == "clean"
+
+
+def test_source_is_named_when_one_class_dominates():
+    single = poison(source=4, source_share=0.95, transplant=1.0)
+    assert decide([group()], [single]).findings[0].source == 4
+    two = decide([group()], [poison(source=0, source_share=1.0)], num_classes=2)
+    assert two.verdict == "poisoned" and two.findings[0].source == 0
+
+
+def test_a_far_cluster_is_suspicious_without_confirmation():
+    far = group(rows=range(60), separation=1e4, z=100.0, num_features=512)
+    out = decide([far], [HONEST])
+    assert out.verdict == "suspicious" and out.findings[0].kind == "clean_label"
+    assert not out.findings[0].confirmed and 0 < out.p_poisoned < 1
+    both = decide([far, group(target=2, rows=range(100, 130))], [HONEST, poison(30)])
+    assert both.verdict == "poisoned" and len(both.findings) == 2
+
+
+def test_false_discovery_rate_keeps_the_surest_rows():
+    odds = np.r_[np.full(20, 6.0), np.full(30, -1.0)]
+    mixed = group(rows=range(50), log_odds=odds)
+    strict = decide([mixed], [poison(50)])
+    assert set(range(20)) <= set(np.flatnonzero(strict.flagged)) and strict.flagged.sum() < 25
+    assert strict.expected_fdr <= FDR
+    loose = decide([mixed], [poison(50)], fdr=0.9)
+    assert loose.flagged.sum() == 50 and loose.expected_fdr > FDR
+    last = 0
+    for fdr in (0.001, 0.01, 0.1, 0.3, 0.5, 0.9):
+        flagged = decide([mixed], [poison(50)], fdr=fdr).flagged.sum()
+        assert flagged >= last
+        last = flagged
+
+
+def test_two_classes_are_two_findings():
+    groups = [group(target=5, rows=range(30)), group(target=2, rows=range(100, 140))]
+    out = decide(groups, [poison(30), poison(40, agreement=0.0)])
+    assert {f.target for f in out.findings} == {2, 5}
+    confidences = [f.confidence for f in out.findings]
+    assert confidences == sorted(confidences, reverse=True)
+    np.testing.assert_allclose(out.p_poisoned, 1 - np.prod([1 - c for c in confidences]))
+    assert out.flagged.sum() == 70
+
+
+def test_groups_of_one_class_are_joined():
+    groups = [
+        group(rows=range(30), log_odds=np.linspace(4, 9, 30)),
+        group(rows=range(10, 40), log_odds=np.linspace(9, 4, 30), space="layer2"),
+    ]
+    out = decide(groups, [poison(30), poison(30)])
+    assert len(out.findings) == 1 and out.flagged.sum() == 40
+    assert out.findings[0].groups == (0, 1)
+    assert out.log_odds[10] == 9.0  # the larger of the two odds
+
+
+def test_order_of_groups_does_not_matter():
+    groups = [group(target=5, rows=range(30)), group(target=2, rows=range(100, 140)),
+              group(target=5, rows=range(20, 60), separation=40.0)]  # fmt: skip
+    checks = [poison(30), HONEST, poison(40)]
+    one, two = decide(groups, checks), decide(groups[::-1], checks[::-1])
+    assert np.array_equal(one.flagged, two.flagged) and one.verdict == two.verdict
+    assert one.p_poisoned == two.p_poisoned and np.array_equal(one.log_odds, two.log_odds)
+
+
+def test_values_are_plain_numbers():
+    out = decide([group(), group(target=3, rows=range(40, 70))], [poison(), poison(log10_p=-np.inf)])
+    found = out.findings[0]
+    json.dumps([out.verdict, out.p_poisoned, out.estimated_rate, out.expected_fdr,
+                found.kind, found.confidence, found.source, found.confirmed])  # fmt: skip
+    assert 0 <= out.p_poisoned <= 1
+
+
+def test_every_detector_has_a_rule():
+    assert set(gating.RULES) == set(DETECTOR_NAMES)

@@ -1,0 +1,210 @@
+"""Verification of groups: exact exclusion, and what it says of planted and of honest rows."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+from jaxpoison.detect import ExclusionCheck, exclusion
+from jaxpoison.stream import Stage
+
+_SPEC = importlib.util.spec_from_file_location(
+    "kernel_reference", Path(__file__).with_name("reference.py")
+)
+reference = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(reference)
+_SPEC = importlib.util.spec_from_file_location(
+    "engine_data", Path(__file__).with_name("engine_data.py")
+)
+data = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(data)
+
+KEY = jax.random.key(0)
+DIGITS = load_digits()
+X, Y = DIGITS.data.astype(np.float32), DIGITS.target
+TARGET = 3
+
+
+def planted(source=None, n=80, seed=0):
+    """Digits of all other classes (or of one) relabelled, with a bright corner."""
+    rng = np.random.default_rng(seed)
+    wanted = Y != TARGET if source is None else source == Y
+    rows = np.sort(rng.permutation(np.flatnonzero(wanted))[:n])
+    x, y = X.copy(), Y.copy()
+    x[np.ix_(rows, [0, 1, 8, 9])] = 16.0
+    y[rows] = TARGET
+    return x, y, rows
+
+
+def check(x, y, groups, **options):
+    stream = data.stream_of(x, y)
+    detector = ExclusionCheck(**options)
+    return detector.check(stream, detector.fit(stream, key=KEY), groups)
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    """The planted digits, fitted once."""
+    x, y, rows = planted()
+    stream = data.stream_of(x, y)
+    return stream, ExclusionCheck().fit(stream, key=KEY), rows
+
+
+@pytest.fixture(scope="module")
+def honest():
+    """The digits as they are, fitted once."""
+    stream = data.stream_of(X, Y)
+    return stream, ExclusionCheck().fit(stream, key=KEY)
+
+
+def test_exclusion_equals_a_refit_without_the_group(fitted):
+    stream, fit, rows = fitted
+    phi = fit.features.host(stream.take(np.arange(len(stream))))
+    own = np.zeros(len(stream), np.bool_)
+    own[rows] = True
+    want = reference.ridge_opinion(phi, stream.labels, 10, fit.ridge, rows)
+    target = fit.target.copy()
+    target[:, TARGET] -= phi[rows].sum(axis=0)
+    weights = exclusion._solve(fit.gram - phi[rows].T @ phi[rows], target, fit.ridge)
+    # the sums over all rows are float32 (1e-7 of the largest eigenvalue, which is 1e3 ridges)
+    np.testing.assert_allclose(phi[rows] @ weights, want, atol=1e-3)
+    found = ExclusionCheck().check(stream, fit, [rows])[0]
+    assert found.agreement == (want.argmax(axis=1) == TARGET).mean()
+    want[:, TARGET] = -np.inf
+    counts = np.bincount(want.argmax(axis=1), minlength=10)
+    assert found.source == counts.argmax() and found.source_share == counts.max() / len(rows)
+
+
+def test_exclusion_in_float64_is_exact(fitted):
+    """The algebra itself, without the rounding of the device's sums."""
+    stream, fit, rows = fitted
+    phi = fit.features.host(stream.take(np.arange(len(stream))))
+    onehot = np.eye(10)[stream.labels]
+    gram = phi.T @ phi - phi[rows].T @ phi[rows]
+    target = phi.T @ onehot - phi[rows].T @ onehot[rows]
+    weights = exclusion._solve(gram, target, fit.ridge)
+    want = reference.ridge_opinion(phi, stream.labels, 10, fit.ridge, rows)
+    np.testing.assert_allclose(phi[rows] @ weights, want, rtol=1e-6, atol=1e-8)
+    np.testing.assert_allclose(fit.gram, phi.T @ phi, rtol=1e-4, atol=1e-3)
+
+
+def test_planted_rows_go_home(fitted):
+    stream, fit, rows = fitted
+    found = ExclusionCheck().check(stream, fit, [rows])[0]
+    assert found.num_rows == 80
+    assert found.agreement < 0.2 < 0.8 < found.expected
+    assert found.log10_p < -20
+    assert 0.75 < found.transplant < 1.25 < found.home / found.transplant
+    assert 0.7 < found.diversity < 1.3  # rows of every class
+
+
+def test_rows_of_one_source():
+    x, y, rows = planted(source=7)
+    found = check(x, y, [rows])[0]
+    assert found.agreement < 0.4 * found.expected and found.log10_p < -20
+    assert found.source == 7 and found.source_share > 0.5
+    assert found.diversity < 0.65  # rows of every class: above 0.7
+    assert found.home > 1.25 * found.transplant
+
+
+@pytest.mark.parametrize("label", [0, TARGET, 8])
+def test_honest_subset_keeps_its_label(honest, label):
+    mine = np.flatnonzero(label == Y)
+    rows = np.sort(np.random.default_rng(1).permutation(mine)[:60])
+    stream, fit = honest
+    found = ExclusionCheck().check(stream, fit, [rows])[0]
+    assert abs(found.agreement - found.expected) < 0.1
+    assert found.log10_p > -3
+    assert found.expected > 0.8
+    assert found.home < 1.3 * found.transplant
+
+
+def test_groups_do_not_touch_each_other(fitted):
+    stream, fit, rows = fitted
+    honest = np.flatnonzero((stream.labels == 5))[::3]
+    together = ExclusionCheck().check(stream, fit, [rows, honest, rows[:20]])
+    alone = [ExclusionCheck().check(stream, fit, [g])[0] for g in (rows, honest, rows[:20])]
+    assert together == alone
+    assert ExclusionCheck().check(stream, fit, []) == []
+
+
+def test_out_of_fold_opinion(fitted):
+    """Every row is judged by folds that never held its own tile."""
+    stream, fit, rows = fitted
+    honest = np.ones(len(stream), np.bool_)
+    honest[rows] = False
+    assert fit.agrees.dtype == np.bool_ and 0.9 < fit.agrees[honest].mean() < 1.0
+
+
+def test_a_stage_is_seen(fitted):
+    x, y, rows = planted()
+    images = x.reshape(-1, 8, 8).astype(np.uint8)
+    stream = data.stream_of(images, y).through(Stage(_rows, np.float32(1.0)))
+    detector = ExclusionCheck()
+    staged = detector.check(stream, detector.fit(stream, key=KEY), [rows])[0]
+    plain = detector.check(*fitted[:2], [rows])[0]
+    assert staged.agreement == plain.agreement and staged.num_rows == plain.num_rows
+    np.testing.assert_allclose(staged.transplant, plain.transplant, rtol=1e-3)
+
+
+def _rows(params, x):
+    return x.reshape(*x.shape[:2], -1).astype(jnp.float32) * params
+
+
+@pytest.mark.parametrize("offset", [1e2, 1e4])
+def test_a_large_mean_changes_nothing(fitted, offset):
+    """Squared norms of 1e4 in float32 hold no trace of distances of 10."""
+    x, y, rows = planted()
+    stream, fit, _ = fitted
+    found = check((x + offset).astype(np.float32), y, [rows])[0]
+    plain = ExclusionCheck().check(stream, fit, [rows])[0]
+    np.testing.assert_allclose(found.transplant, plain.transplant, rtol=1e-2)
+    np.testing.assert_allclose(found.home, plain.home, rtol=1e-2)
+    assert abs(found.agreement - plain.agreement) <= 0.05
+
+
+def test_large_groups_are_judged_by_a_subset(monkeypatch, fitted):
+    stream, fit, _ = fitted
+    monkeypatch.setattr(exclusion, "_GROUP_ROWS", 30)
+    rows = np.flatnonzero(stream.labels == TARGET)
+    found = ExclusionCheck().check(stream, fit, [rows])[0]
+    assert found.num_rows == len(rows) and np.isfinite(found.agreement)
+
+
+def test_scaled_up_subset_of_a_far_group(monkeypatch):
+    """A subset's weight scaled up can exceed what all rows hold along some direction."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(1200, 40)).astype(np.float32)
+    x[:800] *= 3.0  # the group alone spans most of the features it is seen by
+    labels = np.r_[np.zeros(800, int), 1 + np.arange(400) % 2]
+    monkeypatch.setattr(exclusion, "_GROUP_ROWS", 100)
+    found = check(x, labels, [np.arange(700)])[0]
+    assert found.num_rows == 700
+    assert np.isfinite([found.agreement, found.expected, found.diversity]).all()
+
+
+def test_a_whole_class_and_a_single_row(fitted):
+    stream, fit, _ = fitted
+    whole, one = ExclusionCheck().check(
+        stream, fit, [np.flatnonzero(stream.labels == 1), np.flatnonzero(stream.labels == 4)[:1]]
+    )
+    assert whole.agreement == 0.0 and whole.expected == 0.5  # nothing is left to compare with
+    assert whole.home == float("inf") and one.num_rows == 1 and one.agreement in (0.0, 1.0)
+
+
+def test_rows_all_equal():
+    x, y = np.full((200, 6), 2.0, np.float32), np.arange(200) % 4
+    found = check(x, y, [np.flatnonzero(y == 1)[:20]])[0]
+    assert not np.isnan([*found]).any()
+
+
+def test_same_key_same_opinion():
+    x, y, rows = planted()
+    small = {"num_features": 64}
+    assert check(x, y, [rows], **small) == check(x, y, [rows], **small)
