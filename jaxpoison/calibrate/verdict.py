@@ -20,6 +20,8 @@ _LONE_SEPARATION = 45.0
 _LONE_Z = 6.0
 _LONE_ROWS = 20
 _LONE_FEATURES = 32
+_SURE_SUPPORT = 0.5  # of the groups: rows that so many of them hold stay flagged in any case
+_RANKED_ODDS = 2.0  # nats given to the rows of a confirmed group that has only a cut-off
 _REDRAW_SEPARATION = 3.0  # from which on a redrawn boundary is trusted,
 _REDRAW_OVERLAP = 0.6  # if it still holds this share of the rows
 _SOURCE_SHARE = 0.8  # of a group taken for one class, from which on that class is its source
@@ -58,6 +60,7 @@ class Finding(NamedTuple):
         source: Dense class they come from, or None for several.
         rows: Row numbers, flagged.
         log_odds: [len(rows)].
+        support: [len(rows)] share of the groups behind the finding that hold the row.
         near: Other rows of the class that have odds, below even.
         near_odds: [len(near)].
         confidence: 0..1.
@@ -70,6 +73,7 @@ class Finding(NamedTuple):
     source: int | None
     rows: HostArray
     log_odds: HostArray
+    support: HostArray
     near: HostArray
     near_odds: HostArray
     confidence: float
@@ -171,7 +175,7 @@ def redraw(
 
     Args:
         found: Confirmed.
-        rows: All rows of the class.
+        rows: All rows of the class, ascending.
         log_odds: [len(rows)] of the new boundary.
         separation: Of its two sides.
         overlap: Share of the finding's rows that it keeps.
@@ -180,13 +184,21 @@ def redraw(
     Returns:
         The finding, changed or as it was.
     """
-    inside = log_odds > 0
-    if separation < _REDRAW_SEPARATION or overlap < _REDRAW_OVERLAP or not inside.any():
+    sure = found.rows[found.support >= _SURE_SUPPORT]
+    at = np.searchsorted(rows, sure)
+    log_odds = log_odds.copy()
+    log_odds[at] = np.maximum(log_odds[at], found.log_odds[found.support >= _SURE_SUPPORT])
+    inside = np.flatnonzero(log_odds > 0)
+    if separation < _REDRAW_SEPARATION or overlap < _REDRAW_OVERLAP or not len(inside):
         return found
-    kept, odds = _within_fdr(rows[inside], log_odds[inside], fdr)
-    near = ~np.isin(rows, kept, assume_unique=True)
+    keep = inside[_within_fdr(log_odds[inside], fdr)]
+    near = np.delete(np.arange(len(rows)), keep)
     return found._replace(
-        rows=kept, log_odds=odds, near=rows[near], near_odds=np.minimum(log_odds[near], 0.0)
+        rows=rows[keep],
+        log_odds=log_odds[keep],
+        support=np.isin(rows[keep], sure).astype(np.float64),
+        near=rows[near],
+        near_odds=np.minimum(log_odds[near], 0.0),
     )
 
 
@@ -234,23 +246,22 @@ def _finding(
     if not good:
         return None
     best = max(good, key=lambda i: np.nan_to_num(groups[i].separation))
-    odds: dict[int, float] = {}
+    rows = np.unique(np.concatenate([groups[i].rows for i in good]))
+    log_odds, support = np.full(len(rows), -np.inf), np.zeros(len(rows))
     for i in good:
-        group = groups[i]
-        each = group.log_odds if group.log_odds is not None else np.full(len(group.rows), 2.0)
-        for row, value in zip(group.rows.tolist(), each.tolist(), strict=True):
-            odds[row] = max(odds.get(row, -np.inf), value)
-    rows = np.fromiter(odds, np.int64, len(odds))
-    log_odds = np.fromiter(odds.values(), np.float64, len(odds))
-    rows, log_odds = _within_fdr(rows, log_odds, fdr)
+        odds, at = groups[i].log_odds, np.searchsorted(rows, groups[i].rows)
+        log_odds[at] = np.maximum(log_odds[at], _RANKED_ODDS if odds is None else odds)
+        support[at] += 1.0 / len(good)
+    keep = _within_fdr(log_odds, fdr)
     check = checks[best]
     single = check.source_share >= _SOURCE_SHARE and num_classes > 2
     return Finding(
         kind="backdoor" if confirmed else "clean_label",
         target=target,
         source=check.source if confirmed and (single or num_classes == 2) else None,
-        rows=rows,
-        log_odds=log_odds,
+        rows=rows[keep],
+        log_odds=log_odds[keep],
+        support=support[keep],
         near=np.zeros(0, np.int64),
         near_odds=np.zeros(0),
         confidence=confidence(groups[best], check) if confirmed else 0.5,
@@ -259,11 +270,11 @@ def _finding(
     )
 
 
-def _within_fdr(rows: HostArray, log_odds: HostArray, fdr: float) -> tuple[HostArray, HostArray]:
-    """The longest prefix, surest first, whose mean local false discovery rate is within fdr."""
-    order = np.lexsort((rows, -log_odds))
+def _within_fdr(log_odds: HostArray, fdr: float) -> HostArray:
+    """Positions of the longest prefix, surest first, whose mean local false discovery rate fits."""
+    order = np.argsort(-log_odds, kind="stable")
     local = 1.0 / (1.0 + np.exp(np.clip(log_odds[order], -50, 50)))
     mean = np.cumsum(local) / np.arange(1, len(order) + 1)
     count = int(np.searchsorted(mean, fdr, side="right"))
-    keep = np.sort(order[: max(count, 1)])
-    return rows[keep], log_odds[keep]
+    keep: HostArray = np.sort(order[: max(count, 1)])
+    return keep
