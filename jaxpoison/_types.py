@@ -88,3 +88,19 @@ class Exclusion(NamedTuple):
     home: float
     source: int
     source_share: float
+
+
+class Refined(NamedTuple):
+    """A group along its common shift.
+
+    Attributes:
+        rows: All row numbers of the class.
+        log_odds: [len(rows)] of carrying the shift.
+        separation: Of shifted and unshifted rows, in the larger of their deviations.
+        overlap: Share of the given rows that are still in the group.
+    """
+
+    rows: HostArray
+    log_odds: HostArray
+    separation: float
+    overlap: float

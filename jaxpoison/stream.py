@@ -19,10 +19,12 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxpoison._types import Block, HostArray
+from jaxpoison.caching import use_compile_cache as use_compile_cache
 from jaxpoison.layout import Layout, aligned_empty
 
 _AXIS = "data"
 _GROUP_ROWS = 16_384  # rows of all members that one vmapped call of ``spread`` works on
+_GROUPS = (16, 32)  # fewest and most members of one, where that many rows allow
 
 
 _Group: TypeAlias = tuple[Block, list[tuple[HostArray, HostArray]]]
@@ -110,6 +112,17 @@ def _spec(*axes: str) -> PartitionSpec:
     return PartitionSpec(*axes)  # type: ignore[no-untyped-call]  # jax leaves it without types
 
 
+def _mesh_of_solvers(mesh: Mesh) -> Mesh:
+    """The devices that may run eigendecompositions side by side: one, if they are CPU devices.
+
+    CPU devices share one pool of threads. A decomposition holds a thread while it waits for others
+    of the pool, so as many of them as there are threads wait for ever (seen with 8 devices on 2
+    cores, jaxlib 0.10.2). One device has all the threads anyway.
+    """
+    devices = mesh.devices.flat
+    return Mesh(np.array(devices[:1]), (_AXIS,)) if devices[0].platform == "cpu" else mesh
+
+
 def _at_device(tree: Any) -> Any:
     return jax.tree.map(lambda a: a[0], tree)
 
@@ -154,8 +167,9 @@ def _map_step(
 @partial(jax.jit, static_argnames=("mesh", "fn"))
 def _spread_step(shared: Any, members: Any, *, fn: Callable[..., Any], mesh: Mesh) -> Any:
     def one(shared: Any, members: Any) -> Any:
-        # members: [chunks, group, ...]; the group size never depends on the device count
-        return jax.lax.map(jax.vmap(lambda member: fn(member, *shared)), members)
+        # one group a device: a loop over groups would compile anew for every number of them
+        mapped = jax.vmap(lambda member: fn(member, *shared))(_at_device(members))
+        return _from_device(mapped)
 
     return _sharded(mesh, one)(shared, members)
 
@@ -271,24 +285,29 @@ class Stream:
 
         Returns:
             Pytree of stacked host arrays. Groups have a size that follows from the members'
-            shape alone, so the bits do not depend on the number of devices.
+            shape alone, so the bits do not depend on the number of devices, and few sizes, so
+            that another number of members seldom compiles.
         """
         leaves = jax.tree.leaves(members)
         count, rows = leaves[0].shape[0], max(a.shape[1] if a.ndim > 1 else 1 for a in leaves)
-        group = 1 << int(np.log2(np.clip(_GROUP_ROWS // max(rows, 1), 1, 64)))
-        group = min(group, 1 << int(np.ceil(np.log2(max(count, 1)))))
-        devices = self.mesh.size
-        padded = -(-count // (group * devices)) * group * devices
+        fewest, most = _GROUPS
+        group = most if count > fewest else fewest
+        group = min(group, 1 << int(np.log2(max(_GROUP_ROWS // max(rows, 1), 1))))
+        mesh = _mesh_of_solvers(self.mesh)
+        step = group * mesh.size
 
-        def stack(a: Any) -> Any:
-            filled = np.resize(np.asarray(a), (padded, *a.shape[1:]))  # repeats members
-            shape = (padded // group, group, *a.shape[1:])
-            return jax.device_put(filled.reshape(shape), NamedSharding(self.mesh, _spec(_AXIS)))
+        def stack(a: Any, start: int) -> Any:
+            part = np.asarray(a[start : start + step])
+            part = np.resize(part, (mesh.size, group, *a.shape[1:]))  # repeats members
+            return jax.device_put(part, NamedSharding(mesh, _spec(_AXIS)))
 
-        out = _spread_step(self._place(shared), jax.tree.map(stack, members), fn=fn, mesh=self.mesh)
-        return jax.tree.map(
-            lambda a: np.asarray(a).reshape(padded, *a.shape[2:])[:count], jax.device_get(out)
-        )
+        shared = jax.device_put(shared, NamedSharding(mesh, _spec()))
+        out = []
+        for start in range(0, count, step):
+            part = jax.tree.map(partial(stack, start=start), members)
+            out.append(_spread_step(shared, part, fn=fn, mesh=mesh))
+        flat = [jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), p) for p in jax.device_get(out)]
+        return jax.tree.map(lambda *a: np.concatenate(a)[:count], *flat)
 
     def take(self, rows: HostArray) -> HostArray:
         """Raw inputs of some rows, in the order asked, by one forward read of the source.

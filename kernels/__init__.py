@@ -13,6 +13,7 @@ if __name__ != "jaxpoison.kernels":
         "import jaxpoison.kernels instead"
     )
 
+from ._masked import masked_quantile as masked_quantile
 from .kmeans import KMeans as KMeans
 from .kmeans import kmeans as kmeans
 from .mixture import Mixture as Mixture

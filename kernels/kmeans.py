@@ -34,18 +34,19 @@ def _squared_distances(x: Float[Array, "m k"], centres: Float[Array, "q k"]) -> 
 
 
 def _draw_centres(
-    x: Float[Array, "m k"], weight: Float[Array, " m"], num_clusters: int, key: Key[Array, ""]
+    x: Float[Array, "m k"],
+    weight: Float[Array, " m"],
+    direction: Float[Array, " k"],
+    draws: Float[Array, " q"],
 ) -> Float[Array, "q k"]:
     """k-means++: each next centre is a row drawn with probability ~ squared distance to the others.
 
     The draw inverts the cumulative weight along a random direction of feature space rather than
     along the row numbers. That leaves the probabilities as they are, and makes the outcome a
     function of the set of rows: neither their order nor the amount of padding changes it.
+    `draws` are uniform in (0, 1].
     """
-    direction_key, draw_key = jax.random.split(key)
-    direction = jax.random.normal(direction_key, x.shape[1:], jnp.float32)
     place = jnp.einsum("k,mk->m", direction, x, precision=HIGHEST)
-    draws = 1.0 - jax.random.uniform(draw_key, (num_clusters,), jnp.float32)  # (0, 1]
 
     def pick(nearest: Array, draw: Array) -> tuple[Array, Array]:
         mass = weight * jnp.where(jnp.isinf(nearest), 1.0, nearest)
@@ -91,7 +92,8 @@ def kmeans(
     num_clusters: int = 2,
     num_inits: int = 8,
     num_steps: int = 40,
-    key: Key[Array, ""],
+    key: Key[Array, ""] | None = None,
+    draws: Float[Array, "s q_and_k"] | None = None,
 ) -> KMeans:
     """Cluster one class: min over centres c_1..c_q of sum_i min_j |x_i - c_j|^2, by Lloyd's steps.
 
@@ -106,13 +108,16 @@ def kmeans(
         num_inits: starts.
         num_steps: Lloyd steps at most; a start that no longer moves stops earlier.
         key: typed PRNG key of the starts.
+        draws: [num_inits, q + k] uniform in (0, 1], in place of the key. Under vmap XLA:CPU takes
+            longer to compile the drawing than all the rest.
 
     Returns:
         Centres, labels, inertia (squared units of x) and sizes. An empty class has centres 0,
         labels -1 and inertia 0.
 
     Raises:
-        ValueError: if a shape is wrong or a knob is below 1 (num_steps: below 0).
+        ValueError: if a shape is wrong, a knob is below 1 (num_steps: below 0), or not exactly
+            one of key and draws is given.
 
     **Cost**: 4 m k q flop a step and start; reads the rows twice a step. Memory m q num_inits.
     **Assumes / fails on**: finite rows; clusters of comparable spread. Like every k-means it
@@ -129,17 +134,23 @@ def kmeans(
         if value < least:
             raise ValueError(f"{name} must be at least {least}, got {value}")
     x, weight = clean_rows(x, mask)
+    wanted = (num_inits, num_clusters + x.shape[1])
+    if (key is None) == (draws is None) or (draws is not None and draws.shape != wanted):
+        got = None if draws is None else draws.shape
+        raise ValueError(f"give either a key or draws of shape {wanted}, got draws {got}")
+    if key is not None:
+        draws = 1.0 - jax.random.uniform(key, wanted, jnp.float32)
     shift = masked_mean(x, weight)
     x = (x - shift) * weight[:, None]
 
-    def run(start_key: Key[Array, ""]) -> tuple[Array, Array, Array]:
-        centres = _draw_centres(x, weight, num_clusters, start_key)
+    def run(drawn: Array) -> tuple[Array, Array, Array]:
+        centres = _draw_centres(x, weight, drawn[num_clusters:] - 0.5, drawn[:num_clusters])
         centres = _lloyd(x, weight, centres, num_steps)
         distances = _squared_distances(x, centres)
         labels = jnp.argmin(distances, axis=0).astype(jnp.int32)
         return centres, labels, jnp.sum(weight * distances.min(axis=0))
 
-    centres, labels, inertia = jax.vmap(run)(jax.random.split(key, num_inits))
+    centres, labels, inertia = jax.vmap(run)(draws)
     best = jnp.argmin(inertia)
     label = jnp.where(weight > 0, labels[best], -1)
     sizes = jnp.sum(label[None] == jnp.arange(num_clusters)[:, None], axis=1, dtype=jnp.int32)

@@ -61,14 +61,20 @@ def _directions(y: Array, mask: Array) -> Array:
 
 
 class _Parts(NamedTuple):
-    """What one EM step makes of the responsibilities [s, m]: everything but their sums is [s]."""
+    """What one EM step makes of the responsibilities [s, m]."""
 
-    logits: Array  # [s, m]
+    product: Array  # [s, m] logits less their offsets, so that adding these costs no pass
+    offset: Array  # [s], as are all that follow but the two of [s, k]
     w: Array
     first: Array  # [s, k]
     delta: Array  # [s, k]
     length: Array
     left: Array
+
+    @property
+    def logits(self) -> Array:
+        """Log odds of the second component, [s, m]."""
+        return self.product + self.offset[:, None]
 
 
 def _parts(y: Array, n: Array, shares: Array) -> _Parts:
@@ -86,14 +92,21 @@ def _parts(y: Array, n: Array, shares: Array) -> _Parts:
     left = jnp.maximum(1.0 - w * (1.0 - w) * length, 1e-5)  # variance left along delta
     middle = 0.5 * ((first + second) * delta).sum(axis=1)
     # scaled before the product: afterwards it would be one more pass over [s, m]
-    logits = jnp.matmul(delta / left[:, None], y.T, precision=_EXACT)
-    logits = logits + (jnp.log(w / (1.0 - w)) - middle / left)[:, None]
-    return _Parts(logits, w, first, delta, length, left)
+    product = jnp.matmul(delta / left[:, None], y.T, precision=_EXACT)
+    offset = jnp.log(w / (1.0 - w)) - middle / left
+    return _Parts(product, offset, w, first, delta, length, left)
 
 
-def _em_step(y: Array, mask: Array, n: Array, shares: Array) -> Array:
-    """New responsibilities [s, m]."""
-    return jax.nn.sigmoid(_parts(y, n, shares).logits) * mask
+def _em(y: Array, mask: Array, n: Array, logits: Array, count: int) -> _Parts:
+    """EM steps from log odds [s, m]; the last one is in the loop too, and so compiled once."""
+
+    def step(_: Array, parts: _Parts) -> _Parts:
+        return _parts(y, n, jax.nn.sigmoid(parts.logits) * mask)
+
+    each, thin = jnp.zeros(len(logits)), jnp.zeros((len(logits), y.shape[1]))
+    start = _Parts(logits, each, each, thin, thin, each, each)
+    last: _Parts = jax.lax.fori_loop(0, count, step, start)
+    return last
 
 
 def _gain(parts: _Parts, mask: Array, n: Array, min_rows: float) -> Array:
@@ -146,17 +159,12 @@ def shared_covariance_mixture(
     y = whiten(x, mask)
     along = jnp.matmul(_directions(y, mask), y.T, precision=_EXACT)
     along = jnp.concatenate([along, -along])
-    shares = jnp.concatenate([(along > cut) * mask for cut in _CUTS])
+    cuts = jnp.asarray(_CUTS)[:, None, None]
+    starts = jnp.where(along > cuts, jnp.inf, -jnp.inf).reshape(-1, len(y))  # shares of 1 and 0
     n = jnp.maximum(mask.sum(), 2.0)
-
-    def steps(shares: Array, count: int) -> _Parts:
-        """The likelihood is wanted after the last step only: the others do without logarithms."""
-        shares = jax.lax.fori_loop(0, count - 1, lambda _, s: _em_step(y, mask, n, s), shares)
-        return _parts(y, n, shares)
-
-    screened = steps(shares, num_screen)
+    screened = _em(y, mask, n, starts, num_screen)
     best = jax.lax.top_k(_gain(screened, mask, n, min_rows), num_keep)[1]
-    fits = steps(jax.nn.sigmoid(screened.logits[best]) * mask, num_steps)
+    fits = _em(y, mask, n, screened.logits[best], num_steps)
     gain = _gain(fits, mask, n, min_rows)
     logits, w, separation = fits.logits, fits.w, jnp.sqrt(fits.length / fits.left)
     top = jnp.argmax(gain)

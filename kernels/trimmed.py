@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.special import gammainc
+import numpy as np
 from jaxtyping import Array, Float
 
 from ._masked import HIGHEST, clean_rows, masked_covariance, masked_quantile
@@ -38,6 +39,9 @@ def consistency_factor(keep: Float[Array, ""], num_features: int) -> Float[Array
 
     The covariance of the `keep` fraction of a Gaussian nearest to its centre is the whole one
     divided by c. The quantile q is found by 40 halvings; c is right to about 5e-5 (float32).
+    P is the series ``sum_{n >= 0} e^-x x^(a+n) / Gamma(a+n+1)``, a = k/2, x = q/2: all terms are
+    positive, P of k + 2 is the same sum without its first term, and XLA compiles it in a fifth of
+    the time of ``gammainc``, which chooses between two expansions.
 
     Args:
         keep: scalar in (0, 1].
@@ -49,15 +53,22 @@ def consistency_factor(keep: Float[Array, ""], num_features: int) -> Float[Array
     half = 0.5 * num_features
     far = 0.5 * (num_features + 20.0 * (2.0 * num_features) ** 0.5 + 40.0)
 
+    power = half + np.arange(int(far - half + 12.0 * far**0.5) + 20)  # to a Poisson's far tail
+    log_gamma = np.array([math.lgamma(p + 1.0) for p in power], np.float32)
+    power = power.astype(np.float32)
+
+    def terms(x: Array) -> Array:
+        return jnp.exp(power * jnp.log(x) - x - log_gamma)
+
     def halve(_: int, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = bounds
         middle = 0.5 * (low + high)
-        is_below = gammainc(half, middle) < keep
+        is_below = terms(middle).sum() < keep
         return jnp.where(is_below, middle, low), jnp.where(is_below, high, middle)
 
     start = (jnp.zeros_like(keep), jnp.full_like(keep, far))
     low, high = jax.lax.fori_loop(0, 40, halve, start)
-    factor = keep / gammainc(half + 1.0, 0.5 * (low + high))
+    factor = keep / terms(0.5 * (low + high))[1:].sum()
     # At keep = 1 the float32 quantile is where the distribution rounds to 1, not infinity.
     return jnp.where(keep < 1, jnp.maximum(factor, 1.0), 1.0)
 
@@ -129,32 +140,55 @@ def trimmed_gaussian(
     x, weight = clean_rows(x, mask)
     keep = jnp.clip(jnp.asarray(keep, jnp.float32), 1e-6, 1.0)
     factor = consistency_factor(keep, x.shape[1])
-    shift = masked_quantile(x, weight, 0.5)
+    shift, mad = _median_and_mad(x, weight)
     x = (x - shift) * weight[:, None]
+    size = x.shape[1]
 
-    def nearest(distance2: Array) -> Array:
-        return weight * (distance2 <= masked_quantile(distance2, weight, keep))
+    # One loop whose last round is the result: what stands before or after a loop as well as in it
+    # is compiled twice.
+    def step(state: _Steps) -> _Steps:
+        distance2 = state.fit.distance2
+        kept = weight * (distance2 <= masked_quantile(distance2, weight, keep))
+        mean, cov, whitening = _fit(x, kept, factor)
+        fit = TrimmedGaussian(mean, cov, _distance2(x, mean, whitening), whitening)
+        return _Steps(fit, kept, jnp.any(kept != state.kept), state.number + 1)
 
-    def step(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        kept, _, count = state
-        mean, _, whitening = _fit(x, kept, factor)
-        new = nearest(_distance2(x, mean, whitening))
-        return new, jnp.any(new != kept), count + 1
+    def is_moving(state: _Steps) -> Array:
+        return state.is_moving & (state.number < num_steps)
 
-    def is_moving(state: tuple[Array, Array, Array]) -> Array:
-        return state[1] & (state[2] < num_steps)
-
-    start = nearest(jnp.sum((x / _robust_scale(x, weight)) ** 2, axis=1))
-    state = (start, jnp.asarray(True), jnp.asarray(1, jnp.int32))
-    kept = jax.lax.while_loop(is_moving, step, state)[0]
-    mean, cov, whitening = _fit(x, kept, factor)
-    distance2 = _distance2(x, mean, whitening) * weight
-    return TrimmedGaussian(mean + shift, cov, distance2, whitening)
+    distance2 = jnp.sum((x / _robust_scale(x, weight, mad)) ** 2, axis=1)
+    square = jnp.zeros((size, size), jnp.float32)
+    first = TrimmedGaussian(jnp.zeros(size, jnp.float32), square, distance2, square)
+    start = _Steps(first, -jnp.ones_like(weight), jnp.asarray(True), jnp.asarray(0, jnp.int32))
+    fit = jax.lax.while_loop(is_moving, step, start).fit
+    return fit._replace(mean=fit.mean + shift, distance2=fit.distance2 * weight)
 
 
-def _robust_scale(x: Float[Array, "m k"], weight: Float[Array, " m"]) -> Float[Array, " k"]:
+class _Steps(NamedTuple):
+    """State of the concentration steps: the fit, the rows [m] it is of, whether they changed."""
+
+    fit: TrimmedGaussian
+    kept: Array
+    is_moving: Array
+    number: Array
+
+
+def _median_and_mad(x: Float[Array, "m k"], weight: Float[Array, " m"]) -> tuple[Array, Array]:
+    """Median and median absolute deviation [k] of each column, by one compiled search."""
+
+    def halve(values: Array, _: None) -> tuple[Array, Array]:
+        middle = masked_quantile(values, weight, 0.5)
+        return jnp.abs((values - middle) * weight[:, None]), middle
+
+    _, (median, mad) = jax.lax.scan(halve, x, length=2)
+    return median, mad
+
+
+def _robust_scale(
+    x: Float[Array, "m k"], weight: Float[Array, " m"], mad: Float[Array, " k"]
+) -> Float[Array, " k"]:
     """MAD around 0 as a standard deviation; the plain one where over half the values are equal."""
-    mad = _MAD_TO_SIGMA * masked_quantile(jnp.abs(x), weight, 0.5)
+    mad = _MAD_TO_SIGMA * mad
     plain = jnp.sqrt(jnp.sum(weight[:, None] * x**2, axis=0) / jnp.maximum(weight.sum(), 1.0))
     scale = jnp.where(mad > 0, mad, plain)
     return jnp.where(scale > 0, scale, 1.0)

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxpoison._types import DETECTOR_NAMES, Exclusion, Scores
-from jaxpoison.calibrate import benjamini_hochberg, fuse, gate, judge, tail_log10_p
+from jaxpoison.calibrate import benjamini_hochberg, fuse, gate, redraw, tail_log10_p
 from jaxpoison.calibrate import gates as gating
 from jaxpoison.calibrate import verdict as judging
 
@@ -52,7 +52,7 @@ def test_poison_does_not_widen_its_own_null():
     dirty = np.r_[values, np.random.default_rng(1).normal(30, 5, 1000)]
     found = tail_log10_p(dirty, np.zeros(6000, int), 1)
     assert np.median(found[5000:]) < -20  # a mean and deviation of all rows would give -1
-    p, q = 10.0 ** clean, 10.0 ** found[:5000]
+    p, q = 10.0**clean, 10.0 ** found[:5000]
     assert np.abs(p - q).max() < 0.2 and np.corrcoef(p, q)[0, 1] > 0.99
 
 
@@ -165,13 +165,14 @@ def fused(seed=0, n=400, verified=()):
     gates = [rng.random(4) < 0.5 for _ in range(3)]
     log_odds = np.full(n, -np.inf)
     log_odds[list(verified)] = np.linspace(-3, 2000, len(verified))
-    return log10_p, gates, labels, log_odds, fuse(log10_p, gates, labels, log_odds)
+    flagged = np.isfinite(log_odds)
+    return log10_p, gates, labels, log_odds, fuse(log10_p, gates, labels, log_odds, flagged)
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_fused_ranking(seed):
     verified = [7, 100, 250, 399]
-    *_, labels, log_odds, out = fused(seed, verified=verified)
+    *_, labels, _, out = fused(seed, verified=verified)
     others = np.setdiff1d(np.arange(len(labels)), verified)
     assert out.suspicion[verified].min() > out.suspicion[others].max()
     assert (np.diff(out.suspicion[verified]) > 0).all()  # by their odds
@@ -189,21 +190,31 @@ def test_a_smaller_tail_is_never_less_suspicious():
     for i in range(3):
         more = [each.copy() for each in log10_p]
         more[i] = more[i] - 2.0
-        assert (fuse(more, gates, labels, log_odds).suspicion >= before.suspicion).all()
+        after = fuse(more, gates, labels, log_odds, np.zeros(len(labels), np.bool_))
+        assert (after.suspicion >= before.suspicion).all()
 
 
 def test_a_closed_gate_lets_a_row_rise_less_far():
     log10_p, labels = [np.full(2, -30.0)], np.array([0, 1])
-    out = fuse(log10_p, [np.array([True, False])], labels, np.full(2, -np.inf))
+    none = np.zeros(2, np.bool_)
+    out = fuse(log10_p, [np.array([True, False])], labels, np.full(2, -np.inf), none)
     assert out.suspicion[0] > out.suspicion[1] > 0
 
 
 def test_more_detectors_without_evidence_cost_a_factor():
     tail, none = np.array([-3.0, -1.0]), np.zeros(2)
-    closed, labels, odds = np.array([False]), np.zeros(2, int), np.full(2, -np.inf)
-    alone = fuse([tail], [closed], labels, odds).suspicion
-    three = fuse([tail, none, none], [closed] * 3, labels, odds).suspicion
+    closed, rest = np.array([False]), (np.zeros(2, int), np.full(2, -np.inf), none > 0)
+    alone = fuse([tail], [closed], *rest).suspicion
+    three = fuse([tail, none, none], [closed] * 3, *rest).suspicion
     np.testing.assert_allclose(alone - three, np.log10(3))
+
+
+def test_rows_beside_a_verified_group_stay_behind_it():
+    tails, odds = [np.full(5, -0.1)], np.array([9.0, -0.1, -5.0, -500.0, -np.inf])
+    flagged = np.arange(5) == 0
+    out = fuse(tails, [np.array([False])], np.zeros(5, int), odds, flagged)
+    assert (np.diff(out.suspicion[:4]) < 0).all()
+    assert out.suspicion[3] == out.suspicion[4]  # too far off to be lifted
 
 
 # Verdict
@@ -213,9 +224,7 @@ def group(target=1, rows=range(20), log_odds=None, separation=30.0, **options):
     rows = np.asarray(list(rows))
     odds = np.full(len(rows), 8.0) if log_odds is None else np.asarray(log_odds, float)
     known = {"detector": "mixture", "space": "input", "z": 9.0, "num_features": 64, **options}
-    return judging.Group(
-        target=target, rows=rows, log_odds=odds, separation=separation, **known
-    )
+    return judging.Group(target=target, rows=rows, log_odds=odds, separation=separation, **known)
 
 
 def poison(n=20, **options):
@@ -231,7 +240,8 @@ HONEST = poison(agreement=0.9, log10_p=-0.5, diversity=0.3, transplant=1.6, home
 
 
 def decide(groups, checks, num_rows=500, num_classes=10, fdr=FDR):
-    return judge(groups, checks, num_rows=num_rows, num_classes=num_classes, fdr=fdr)
+    found = judging.find(groups, checks, num_classes=num_classes, fdr=fdr)
+    return judging.decide(found, num_rows)
 
 
 def test_nothing_found_is_clean():
@@ -328,6 +338,8 @@ def test_groups_of_one_class_are_joined():
     assert len(out.findings) == 1 and out.flagged.sum() == 40
     assert out.findings[0].groups == (0, 1)
     assert out.log_odds[10] == 9.0  # the larger of the two odds
+    support = out.findings[0].support
+    assert (support[10:30] == 1.0).all() and (support[[0, 39]] == 0.5).all()
 
 
 def test_order_of_groups_does_not_matter():
@@ -339,8 +351,36 @@ def test_order_of_groups_does_not_matter():
     assert one.p_poisoned == two.p_poisoned and np.array_equal(one.log_odds, two.log_odds)
 
 
+def redrawn(**options):
+    (found,) = decide([group()], [poison()]).findings
+    rows = np.arange(5, 105)  # the class; of the finding's rows it holds 5..19
+    found = found._replace(rows=found.rows[5:], log_odds=found.log_odds[5:],
+                           support=found.support[5:])  # fmt: skip
+    log_odds = np.where((rows >= 12) & (rows < 30), 12.0, -7.0)
+    known = {"separation": 1e3, "overlap": 1.0, "fdr": FDR, "log_odds": log_odds, **options}
+    return found, redraw(found, rows, **known)
+
+
+def test_redrawn_boundary():
+    before, after = redrawn()
+    # rows that all groups hold stay, whatever the new boundary says of them
+    assert after.rows.tolist() == list(range(5, 30)) and (after.log_odds > 0).all()
+    assert sorted([*after.rows, *after.near]) == list(range(5, 105))
+    assert (after.near_odds <= 0).all() and after.target == before.target
+    verdict = judging.decide([after], 200)
+    assert np.flatnonzero(verdict.flagged).tolist() == after.rows.tolist()
+    assert np.isfinite(verdict.log_odds[5:105]).all() and np.isneginf(verdict.log_odds[:5]).all()
+
+
+@pytest.mark.parametrize("doubt", [{"separation": 0.1}, {"overlap": 0.01}], ids=str)
+def test_a_boundary_in_doubt_is_not_redrawn(doubt):
+    before, after = redrawn(**doubt)
+    assert after is before
+
+
 def test_values_are_plain_numbers():
-    out = decide([group(), group(target=3, rows=range(40, 70))], [poison(), poison(log10_p=-np.inf)])
+    second = group(target=3, rows=range(40, 70), log_odds=None)
+    out = decide([group(), second], [poison(), poison(log10_p=-300.0)])
     found = out.findings[0]
     json.dumps([out.verdict, out.p_poisoned, out.estimated_rate, out.expected_fdr,
                 found.kind, found.confidence, found.source, found.confirmed])  # fmt: skip

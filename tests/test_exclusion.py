@@ -105,12 +105,12 @@ def test_planted_rows_go_home(fitted):
 
 
 def test_rows_of_one_source():
-    x, y, rows = planted(source=7)
-    found = check(x, y, [rows])[0]
-    assert found.agreement < 0.4 * found.expected and found.log10_p < -20
-    assert found.source == 7 and found.source_share > 0.5
-    assert found.diversity < 0.65  # rows of every class: above 0.7
-    assert found.home > 1.25 * found.transplant
+    x, y, rows = planted(source=2)
+    found = check(x, y, [rows], num_features=512)[0]
+    assert found.agreement < 0.2 * found.expected and found.log10_p < -20
+    # the trigger is new to the classifier and sends some rows elsewhere: no large majority
+    assert found.source == 2 and found.source_share > 0.35
+    assert found.diversity < 0.65 and found.home > 1.3 * found.transplant
 
 
 @pytest.mark.parametrize("label", [0, TARGET, 8])
@@ -127,7 +127,7 @@ def test_honest_subset_keeps_its_label(honest, label):
 
 def test_groups_do_not_touch_each_other(fitted):
     stream, fit, rows = fitted
-    honest = np.flatnonzero((stream.labels == 5))[::3]
+    honest = np.flatnonzero(stream.labels == 5)[::3]
     together = ExclusionCheck().check(stream, fit, [rows, honest, rows[:20]])
     alone = [ExclusionCheck().check(stream, fit, [g])[0] for g in (rows, honest, rows[:20])]
     assert together == alone

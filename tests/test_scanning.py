@@ -165,7 +165,7 @@ def test_pictures_show_the_suspected_class(featured):
     assert sum(p.num_rows for p in (picture, *report.pictures.others)) == len(report.index)
     images = [e for e in report.pictures.examples if e.flagged]
     assert images and all(e.image.shape == (8, 8) and e.image.dtype == np.uint8 for e in images)
-    x, y, _ = patched()
+    _, y, _ = patched()
     for example in report.pictures.examples:
         assert example.label == y[example.index]
         assert example.flagged == report.flagged[example.index]
@@ -339,9 +339,7 @@ def test_a_plan_of_files_is_the_scan_of_their_arrays(rows_report, tmp_path):
     report = run(plan)
     assert isinstance(report, Report)
     assert np.array_equal(report.suspicion, rows_report.suspicion)
-    assert (
-        report.report["source"]["fingerprint"] == rows_report.report["source"]["fingerprint"]
-    )
+    assert report.report["source"]["fingerprint"] == rows_report.report["source"]["fingerprint"]
     assert json.loads(json.dumps(report.report["plan"])) == json.loads(json.dumps(plan.as_dict()))
 
 

@@ -109,9 +109,7 @@ def test_more_padding_changes_no_bit():
     longer = Layout(300, 8, len(block.label) + 9).block(x, labels, 0, ((7,), x.dtype))
     basis, centre = bases(4, 3, 7)
     assert np.array_equal(grams(block, 4), grams(longer, 4))
-    for one, two in zip(
-        sketch(block, basis, centre), sketch(longer, basis, centre), strict=True
-    ):
+    for one, two in zip(sketch(block, basis, centre), sketch(longer, basis, centre), strict=True):
         assert np.array_equal(one, two)
 
 
@@ -123,7 +121,7 @@ def test_order_of_tiles_only_changes_rounding():
 
 
 def test_integer_rows_are_exact():
-    """Small whole numbers have exact float32 sums: any wrong mask or class shows as a difference."""
+    """Small whole numbers have exact float32 sums: a wrong mask or class shows at once."""
     rng = np.random.default_rng(3)
     x = rng.integers(-4, 5, (500, 5)).astype(np.float32)
     labels = rng.integers(0, 6, 500)

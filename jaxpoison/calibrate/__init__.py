@@ -12,3 +12,4 @@ from jaxpoison.calibrate.verdict import Verdict as Verdict
 from jaxpoison.calibrate.verdict import decide as decide
 from jaxpoison.calibrate.verdict import find as find
 from jaxpoison.calibrate.verdict import redraw as redraw
+from jaxpoison.calibrate.verdict import shifted_groups as shifted_groups

@@ -6,13 +6,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxpoison._types import Exclusion, HostArray
+from jaxpoison._types import Exclusion, HostArray, Refined
 
 # A group counts as dirty-label poison when its rows belong elsewhere:
 MIN_ROWS = 5  # fewer rows prove nothing
 MAX_AGREEMENT = 0.5  # own label without their own help, of what the rest of the class reaches
 _MAX_LOG10_P = -3.0  # so low an agreement must not be chance
-_MIN_DISPLACEMENT = 1.3  # farther from home than from the classes they came from
+MIN_DISPLACEMENT = 1.3  # farther from home than from the classes they came from
 _MAX_TRANSPLANT = 1.4  # and ordinary there, up to one common shift
 # A cluster this far off is reported even when nothing confirms it (clean-label poison keeps its
 # labels): only in many dimensions, where honest data has no such gaps.
@@ -20,6 +20,7 @@ _LONE_SEPARATION = 45.0
 _LONE_Z = 6.0
 _LONE_ROWS = 20
 _LONE_FEATURES = 32
+_SHIFT_SEPARATION = 5.0  # of disputed rows along a shift; honest ones reach about 4
 _SURE_SUPPORT = 0.5  # of the groups: rows that so many of them hold stay flagged in any case
 _RANKED_ODDS = 2.0  # nats given to the rows of a confirmed group that has only a cut-off
 _REDRAW_SEPARATION = 3.0  # from which on a redrawn boundary is trusted,
@@ -113,7 +114,7 @@ def is_confirmed(group: Group, check: Exclusion) -> bool:
         len(group.rows) >= MIN_ROWS
         and check.log10_p <= _MAX_LOG10_P
         and check.agreement <= MAX_AGREEMENT * check.expected
-        and check.home >= _MIN_DISPLACEMENT * check.transplant
+        and check.home >= MIN_DISPLACEMENT * check.transplant
         and check.transplant <= _MAX_TRANSPLANT
     )
 
@@ -134,7 +135,7 @@ def confidence(group: Group, check: Exclusion) -> float:
     score = (
         0.5 * min(_MAX_LOG10_P - check.log10_p, 8.0)
         + 4.0 * (MAX_AGREEMENT - check.agreement / max(check.expected, 1e-6))
-        + 6.0 * (min(displacement, 2.0) - _MIN_DISPLACEMENT)
+        + 6.0 * (min(displacement, 2.0) - MIN_DISPLACEMENT)
         + 0.5 * np.log(max(float(np.nan_to_num(group.separation)), 4.0) / 8.0)
     )
     return float(1.0 / (1.0 + np.exp(-score)))
@@ -163,30 +164,53 @@ def find(
     return sorted(findings, key=lambda f: (-f.confidence, f.target))
 
 
-def redraw(
-    found: Finding,
-    rows: HostArray,
-    log_odds: HostArray,
-    separation: float,
-    overlap: float,
-    fdr: float,
-) -> Finding:
+def shifted_groups(labels: HostArray, found: list[Refined | None]) -> list[Group]:
+    """Groups along a shift that disputed rows share, where it sets them clearly apart.
+
+    Args:
+        labels: [n] dense.
+        found: What ``refine`` made of the disputed rows of each class.
+
+    Returns:
+        A group for each clear one.
+    """
+    out = []
+    for each in found:
+        if each is None or each.separation < _SHIFT_SEPARATION:
+            continue
+        inside = each.log_odds > 0
+        if not MIN_ROWS <= inside.sum() < len(inside):
+            continue
+        out.append(
+            Group(
+                detector="exclusion",
+                space="disputed labels",
+                target=int(labels[each.rows[0]]),
+                rows=each.rows[inside],
+                log_odds=each.log_odds[inside],
+                separation=each.separation,
+                z=0.0,
+                num_features=0,
+            )
+        )
+    return out
+
+
+def redraw(found: Finding, new: Refined, fdr: float) -> Finding:
     """A finding with its boundary drawn anew, where the new one is clear and of the same rows.
 
     Args:
         found: Confirmed.
-        rows: All rows of the class, ascending.
-        log_odds: [len(rows)] of the new boundary.
-        separation: Of its two sides.
-        overlap: Share of the finding's rows that it keeps.
+        new: Its class along the shift its rows share.
         fdr: As in ``find``.
 
     Returns:
         The finding, changed or as it was.
     """
+    rows, separation, overlap = new.rows, new.separation, new.overlap
     sure = found.rows[found.support >= _SURE_SUPPORT]
     at = np.searchsorted(rows, sure)
-    log_odds = log_odds.copy()
+    log_odds = new.log_odds.copy()
     log_odds[at] = np.maximum(log_odds[at], found.log_odds[found.support >= _SURE_SUPPORT])
     inside = np.flatnonzero(log_odds > 0)
     if separation < _REDRAW_SEPARATION or overlap < _REDRAW_OVERLAP or not len(inside):

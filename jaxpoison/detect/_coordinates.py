@@ -17,6 +17,7 @@ Basis = Literal["principal", "contrast", "given"]
 _RIDGE = 1e-2  # of the mean variance: what the other classes never vary in must stay finite
 _POOL_CLASSES = 24  # beyond this a class is too small a share of the pool to be taken out of it
 _PASSES = 5
+_POWERS = 1024  # rows up to which a class is padded to a power of two: compiling costs more there
 _SIZES = 4  # the largest class of a group over the smallest
 _RANK = 20  # computed once for all detectors; each takes the leading columns it wants
 
@@ -134,8 +135,8 @@ def by_class(stream: Stream, values: HostArray, min_rows: int) -> Iterator[Class
         min_rows: Smaller classes are left out.
 
     Yields:
-        Groups padded to 1 or 1.5 times a power of two rows. A group reaches down to a quarter of
-        its largest class: padding is cheaper than another compilation.
+        Groups padded to a power of two rows, or above 1024 to 1.5 times one. A group reaches down
+        to a quarter of its largest class: padding is cheaper than another compilation.
     """
     order = stream.memo("order", lambda: np.argsort(stream.labels, kind="stable"))
     first = np.concatenate([[0], np.cumsum(stream.counts)])
@@ -158,4 +159,4 @@ def by_class(stream: Stream, values: HostArray, min_rows: int) -> Iterator[Class
 
 def _padded(n: int) -> int:
     power = 1 << max(6, int(np.ceil(np.log2(max(n, 1)))))
-    return power * 3 // 4 if n <= power * 3 // 4 and power > 64 else power
+    return power * 3 // 4 if n <= power * 3 // 4 and power > _POWERS else power

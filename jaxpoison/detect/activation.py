@@ -11,10 +11,11 @@ import numpy as np
 
 from jaxpoison._types import HostArray, Scores
 from jaxpoison.detect._coordinates import by_class, coordinates
-from jaxpoison.detect._detector import Key, class_keys, empty_scores, fill_rows
+from jaxpoison.detect._detector import Key, empty_scores, fill_rows, host_rng
 from jaxpoison.kernels import kmeans, silhouette
 from jaxpoison.stream import Stream
 
+_NUM_CLUSTERS, _NUM_INITS = 2, 8
 _SILHOUETTE_ROWS = 1024  # exact silhouettes are quadratic: larger classes use an even subset
 
 
@@ -61,7 +62,8 @@ class ActivationClustering:
         share = np.full(stream.num_classes, np.nan)
         y = coordinates(stream, "principal", self.rank)
         for group in by_class(stream, y, self.min_rows):
-            members = (group.x, group.mask, class_keys(key, group.classes))
+            draws = np.stack([self._draws(key, c, y.shape[1]) for c in group.classes])
+            members = (group.x, group.mask, draws)
             margin, small, width, weight = stream.spread(_cluster, members)
             fill_rows(values, group.rows, group.mask, margin)
             fill_rows(candidates, group.rows, group.mask, small)
@@ -69,10 +71,16 @@ class ActivationClustering:
             share[group.classes] = weight
         return Scores(values, statistic, null, candidates, ActivationInfo(share, statistic.copy()))
 
+    def _draws(self, key: Key, label: int, rank: int) -> HostArray:
+        """Random numbers of k-means: the same for a class whatever group it is in."""
+        rng = host_rng(jax.random.fold_in(key, int(label)))
+        out: HostArray = 1.0 - rng.random((_NUM_INITS, _NUM_CLUSTERS + rank), np.float32)
+        return out
+
 
 def _cluster(member: Any) -> tuple[Any, ...]:
-    x, mask, key_data = member
-    found = kmeans(x, mask, num_clusters=2, key=jax.random.wrap_key_data(key_data))
+    x, mask, draws = member
+    found = kmeans(x, mask, num_clusters=_NUM_CLUSTERS, num_inits=_NUM_INITS, draws=draws)
     small = jnp.where(found.sizes[1] <= found.sizes[0], 1, 0)
     centres = jnp.where(small == 1, found.centres, found.centres[::-1])
     distance = jnp.sqrt(((x[:, None, :] - centres[None]) ** 2).sum(axis=-1))

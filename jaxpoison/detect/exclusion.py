@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxpoison import folds
 from jaxpoison._types import Exclusion, HostArray
-from jaxpoison.detect._detector import Key
+from jaxpoison.detect._detector import Key, host_rng
 from jaxpoison.linalg import one_thread
 from jaxpoison.stream import Stream
 
@@ -87,8 +87,7 @@ class ExclusionCheck:
             ]
         )
         agrees = stream.map(folds.out_of_fold_agrees, features, solved.astype(np.float32))
-        rng = np.random.default_rng(np.asarray(jax.random.key_data(rows_key)).tolist())
-        some = np.sort(rng.permutation(len(stream))[:_OTHER_ROWS])
+        some = np.sort(host_rng(rows_key).permutation(len(stream))[:_OTHER_ROWS])
         x, labels = inputs_of(stream, some), stream.labels[some]
         return Fit(features, gram, target, ridge, agrees, some, x, labels, _usual(x, labels))
 
@@ -220,17 +219,26 @@ def _transplant(x: HostArray, others: HostArray, usual: HostArray) -> float:
     if not len(usual) or not len(others):
         return float("inf")
     some = x[np.linspace(0, len(x) - 1, min(_PROBE_ROWS, len(x))).astype(int)]
-    shift = matched_residuals(some, others).mean(axis=0)
+    shift = matched_residuals(some, others, steps=_SHIFT_STEPS - 1).mean(axis=0)
     nearest = _distances2(some - shift, others)
     reach = float(np.median(np.sqrt(nearest.min(axis=1))))
     return reach / max(float(np.median(usual)), 1e-12)
 
 
-def matched_residuals(x: HostArray, others: HostArray) -> HostArray:
-    """What each row has beyond its nearest of some others, matched less the common shift [r, d]."""
-    residuals = x - others[_distances2(x, others).argmin(axis=1)]
-    for _ in range(_SHIFT_STEPS - 2):
+def matched_residuals(
+    x: HostArray, others: HostArray, shift: HostArray | None = None, steps: int = 1
+) -> HostArray:
+    """What each row has beyond its nearest of some others, matched less a common shift [r, d].
+
+    Args:
+        x: [r, d].
+        others: [o, d].
+        shift: [d] to begin with, or None for none.
+        steps: Matchings; each takes the mean residual of the one before as the shift.
+    """
+    residuals = x
+    for _ in range(steps):
+        moved = x if shift is None else x - shift
+        residuals = x - others[_distances2(moved, others).argmin(axis=1)]
         shift = residuals.mean(axis=0)
-        residuals = x - others[_distances2(x - shift, others).argmin(axis=1)]
-    out: HostArray = residuals
-    return out
+    return residuals

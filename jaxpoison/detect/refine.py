@@ -2,40 +2,29 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 
 from jaxpoison import folds
-from jaxpoison._types import HostArray
+from jaxpoison._types import HostArray, Refined
 from jaxpoison.detect._coordinates import with_ridge
 from jaxpoison.detect.exclusion import Fit, inputs_of, matched_residuals
+from jaxpoison.linalg import one_thread
 from jaxpoison.stream import Stream
 
-_STEPS = 3
-_WIDTHS = (0.7, 4.0)  # of the shifted rows, in deviations of the others: a patch that hides what
-# was there shifts bright and dark rows unalike
-_MAX_ROWS = 4000  # of the group that the shift is estimated from
+_STEPS = 4
+_NARROW, _WIDE = 1.3, 4.0  # most spread of the shifted rows, in deviations of the others: first
+# the sharp core, at last also what a patch shifts less because it was bright there already
+_WIDE_ROWS = 40  # fewer do not tell a spread
+_SURE = 8.0  # nats against, of a row that scores like the bulk
+_MAX_ROWS = 400  # of the group that the shift is estimated from
 
 
-class Refined(NamedTuple):
-    """A group along its common shift.
-
-    Attributes:
-        rows: All row numbers of the class.
-        log_odds: [len(rows)] of carrying the shift.
-        separation: Of shifted and unshifted rows, in the larger of their deviations.
-        overlap: Share of the given rows that are still in the group.
-    """
-
-    rows: HostArray
-    log_odds: HostArray
-    separation: float
-    overlap: float
-
-
-def refine(stream: Stream, fit: Fit, rows: HostArray) -> Refined | None:
-    """Estimates the shift of a group against matched rows of other classes, and scores by it.
+def refine(
+    stream: Stream, fit: Fit, groups: list[HostArray], *, is_mixed: bool = False
+) -> list[Refined | None]:
+    """Estimates the shift of each group against matched rows of other classes, and scores by it.
 
     Rows that carry a trigger are rows of other classes plus a shift. Matching each to its nearest
     row of another class (less the current shift) leaves residuals whose mean is the shift d, free
@@ -46,20 +35,43 @@ def refine(stream: Stream, fit: Fit, rows: HostArray) -> Refined | None:
     Args:
         stream: The one that ``fit`` saw.
         fit: Sampled rows to match with.
-        rows: Rows of one class, verified.
+        groups: Rows of one class each, a class at most once; verified, or with ``is_mixed`` rows
+            of which only some share a shift.
+        is_mixed: Begin with the rows whose whitened residuals point the same way.
 
     Returns:
-        The refined group, or None where the class covariances are too large to hold.
+        The refined groups; None where nothing is left of one, or where the class covariances are
+        too large to hold.
 
-    **Cost**: one factorisation of d x d; a pass over the rows for each of three steps.
+    **Cost**: one factorisation of d x d; for each of four steps a read of the groups' rows and a
+    pass over all rows, whatever the number of groups.
 
     **Assumes / fails on**: the trigger is nearly the same shift in every row. For warps the
     separation stays small, and the caller keeps the group as it was.
     """
-    from scipy.linalg import cho_factor, cho_solve
+    from scipy.linalg import cho_factor
 
-    target = int(stream.labels[rows[0]])
-    d = fit.x.shape[1]
+    moments = _total_covariance(stream, fit.x.shape[1])
+    if moments is None or not groups:
+        return [None] * len(groups)
+    with one_thread():
+        factor = cho_factor(with_ridge(moments, moments), lower=True)
+    shifts = [_Shift(stream, fit, np.sort(rows), factor) for rows in groups]
+    if is_mixed:
+        for shift, x in zip(shifts, _rows_of(stream, shifts), strict=True):
+            shift.keep_coherent(x)
+    for step in range(_STEPS):
+        weights = np.zeros((stream.num_classes, fit.x.shape[1]))
+        for shift, x in zip(shifts, _rows_of(stream, shifts), strict=True):
+            weights[shift.target] = shift.estimate(x)
+        scores = folds.project(stream, weights[:, None], np.zeros_like(weights))[:, 0]
+        for shift in shifts:
+            shift.divide(scores, is_last=step == _STEPS - 1)
+    return [shift.result() for shift in shifts]
+
+
+def _total_covariance(stream: Stream, d: int) -> HostArray | None:
+    """Covariance of all rows, within and between classes, or None where it is not held."""
     if not folds.holds_grams(stream.num_classes, d):
         return None
     moments = folds.class_moments(stream)
@@ -67,38 +79,94 @@ def refine(stream: Stream, fit: Fit, rows: HostArray) -> Refined | None:
         return None
     share = moments.counts / moments.counts.sum()
     centred = moments.mean - share @ moments.mean
-    total = moments.within + np.einsum("c,ci,cj->ij", share, centred, centred)
-    factor = cho_factor(with_ridge(total, total), lower=True)
-    others = fit.x[fit.x_labels != target]
-    mine = np.flatnonzero(stream.labels == target)
-    group, odds, separation = np.sort(rows), np.zeros(len(mine)), 0.0
-    for _ in range(_STEPS):
-        some = group[:: -(-len(group) // _MAX_ROWS)]
-        x = inputs_of(stream, some)
-        residuals = matched_residuals(x, others).astype(np.float64)
-        shift = residuals.mean(axis=0)
-        weights = cho_solve(factor, shift)
-        scores = _along(stream, weights)[mine]
-        inside = np.isin(mine, some, assume_unique=True)
-        own = np.einsum("rd,rd->r", x, cho_solve(factor, residuals.T).T)
-        n = max(len(some), 2)
-        scores[inside] = (n * scores[inside] - own) / (n - 1)  # own residual left out
-        was = np.isin(mine, group, assume_unique=True)
-        odds, separation = _odds(scores, was)
-        odds += _opinion_odds(fit.agrees[mine], was)
-        if (odds > 0).sum() < 2:
+    out: HostArray = moments.within + np.einsum("c,ci,cj->ij", share, centred, centred)
+    return out
+
+
+def _rows_of(stream: Stream, shifts: list[_Shift]) -> list[HostArray]:
+    """The inputs of each group's sample, by one read."""
+    rows = np.concatenate([shift.sample for shift in shifts])
+    edges = np.cumsum([len(shift.sample) for shift in shifts])[:-1]
+    return np.split(inputs_of(stream, rows), edges)
+
+
+class _Shift:
+    """One group on its way: its rows, the shift they share, the odds along it."""
+
+    def __init__(self, stream: Stream, fit: Fit, rows: HostArray, factor: Any) -> None:
+        self.target = int(stream.labels[rows[0]])
+        self._others = fit.x[fit.x_labels != self.target]
+        self._mine = np.flatnonzero(stream.labels == self.target)
+        self._agrees = fit.agrees[self._mine]
+        self._factor = factor
+        self._given = self.group = rows
+        self._odds, self._separation = np.zeros(len(self._mine)), 0.0
+        self._own: HostArray = np.zeros(0)
+        self._shift: HostArray | None = None
+
+    @property
+    def sample(self) -> HostArray:
+        """An even subset of the group."""
+        out: HostArray = self.group[:: -(-len(self.group) // _MAX_ROWS)]
+        return out
+
+    def keep_coherent(self, x: HostArray) -> None:
+        """Begins with the rows of the sample whose residuals point the same way."""
+        residuals = matched_residuals(x, self._others, steps=2).astype(np.float64)
+        self.group = self.sample[_coherent(residuals, self._factor[0])]
+
+    def estimate(self, x: HostArray) -> HostArray:
+        """Weights [d] from the sample's residuals."""
+        from scipy.linalg import cho_solve
+
+        steps = 1 if self._shift is not None else 3
+        matched = matched_residuals(x, self._others, self._shift, steps)
+        self._shift, residuals = matched.mean(axis=0), matched.astype(np.float64)
+        with one_thread():
+            solved = cho_solve(self._factor, residuals.T, check_finite=False)
+        self._own = np.einsum("rd,dr->r", x, solved)
+        out: HostArray = solved.mean(axis=1)
+        return out
+
+    def divide(self, scores: HostArray, *, is_last: bool) -> None:
+        """Divides the class by its scores, each sampled row's own residual left out of them."""
+        mine = scores[self._mine].astype(np.float64)
+        sampled = np.isin(self._mine, self.sample, assume_unique=True)
+        n = max(len(self.sample), 2)
+        mine[sampled] = (n * mine[sampled] - self._own) / (n - 1)
+        was = np.isin(self._mine, self.group, assume_unique=True)
+        is_wide = is_last and len(self.group) >= _WIDE_ROWS
+        odds, self._separation = _odds(mine, was, _WIDE if is_wide else _NARROW)
+        if is_last:
+            odds = np.where(odds > -_SURE, odds + _opinion_odds(self._agrees, was), odds)
+        self._odds = odds
+        if (odds > 0).sum() >= 2:
+            self.group = self._mine[odds > 0]
+        else:
+            self._separation = 0.0
+
+    def result(self) -> Refined | None:
+        """The group as it is now."""
+        if self._separation <= 0.0:
             return None
-        group = mine[odds > 0]
-    overlap = len(np.intersect1d(group, rows)) / len(rows)
-    return Refined(mine, odds, separation, overlap)
+        overlap = len(np.intersect1d(self.group, self._given)) / len(self._given)
+        return Refined(self._mine, self._odds, self._separation, overlap)
 
 
-def _along(stream: Stream, weights: HostArray) -> HostArray:
-    """``w^T x`` for every row, by one pass."""
-    c = stream.num_classes
-    basis = np.repeat(weights[None, None], c, axis=0)
-    out: HostArray = folds.project(stream, basis, np.zeros((c, len(weights))))[:, 0]
-    return out.astype(np.float64)
+def _coherent(residuals: HostArray, lower: HostArray) -> HostArray:
+    """Rows whose residuals, whitened and scaled to length 1, point the same way.
+
+    They carry the leading eigenvector of the matrix of cosines; chance directions do not.
+    """
+    from scipy.linalg import solve_triangular
+
+    with one_thread():
+        white = solve_triangular(lower, residuals.T, lower=True, check_finite=False)
+        white /= np.maximum(np.linalg.norm(white, axis=0), 1e-12)
+        loading = np.linalg.eigh(white.T @ white)[1][:, -1]
+    loading *= np.sign(loading[np.abs(loading).argmax()])
+    out: HostArray = loading >= 0.5 * loading.max()
+    return out
 
 
 def _opinion_odds(agrees: HostArray, in_group: HostArray) -> HostArray:
@@ -114,18 +182,18 @@ def _opinion_odds(agrees: HostArray, in_group: HostArray) -> HostArray:
     return out
 
 
-def _odds(scores: HostArray, in_group: HostArray) -> tuple[HostArray, float]:
+def _odds(scores: HostArray, in_group: HostArray, widest: float) -> tuple[HostArray, float]:
     """Log odds of two normals, the lower one from the lower half of the other rows."""
     rest, shifted = scores[~in_group], scores[in_group]
     low, centre = np.quantile(rest, [0.158655, 0.5])
     below = max(centre - low, 1e-12)
     above = float(np.median(shifted))
     width = 1.4826 * float(np.median(np.abs(shifted - above)))
-    width = float(np.clip(width, *(np.array(_WIDTHS) * below)))
+    width = float(np.clip(width, 0.7 * below, widest * below))
     share = np.clip(in_group.mean(), 1e-6, 1 - 1e-6)
     z0, z1 = (scores - centre) / below, (scores - above) / width
     odds = 0.5 * (z0**2 - z1**2) + np.log(below / width) + np.log(share / (1 - share))
     # beyond either centre the nearer population is certain: normals of unequal width cross twice
     odds = np.where(scores >= above, np.maximum(odds, 0.5 * z0**2 - 1.0), odds)
-    odds = np.where(scores <= centre, -np.abs(odds) - 1.0, odds)
+    odds = np.where(scores <= centre + below, np.minimum(odds, -_SURE), odds)
     return odds, (above - centre) / max(below, width)

@@ -11,7 +11,7 @@ import numpy as np
 from jaxpoison import calibrate
 from jaxpoison._types import DETECTOR_NAMES, Exclusion, HostArray
 from jaxpoison.calibrate.gates import RULES
-from jaxpoison.calibrate.verdict import MAX_AGREEMENT, Finding, Group, is_confirmed
+from jaxpoison.calibrate.verdict import MIN_DISPLACEMENT, Finding, Group, is_confirmed
 from jaxpoison.report import ClassPicture, Example, Pictures, Report
 from jaxpoison.scanning.evidence import Evidence, seen_in
 from jaxpoison.scanning.plan import ScanPlan
@@ -116,14 +116,15 @@ def _rows_of_evidence(out: Outcome, target: int) -> tuple[dict[str, Any], ...]:
 
 
 def _row_of_check(group: Group, check: Exclusion) -> dict[str, Any]:
+    """How much farther a group is from home than from other classes, the decisive part."""
     return {
         "detector": "exclusion",
         "space": f"{group.detector} in {group.space}",
-        "statistic": "share taken for other classes without its own labels",
-        "value": round(1.0 - check.agreement, 4),
-        "threshold": round(1.0 - MAX_AGREEMENT * check.expected, 4),
-        "null": f"rest of the class; distance to other classes {check.transplant:.2f}, "
-        f"to its own {check.home:.2f}",
+        "statistic": "distance to its own class, of that to other classes",
+        "value": round(check.home / max(check.transplant, 1e-6), 4),
+        "threshold": MIN_DISPLACEMENT,
+        "null": f"{1 - check.agreement:.0%} taken for other classes without their own labels' "
+        f"help, {1 - check.expected:.0%} of the rest of the class",
         "fired": is_confirmed(group, check),
     }
 
@@ -264,15 +265,18 @@ def _best_evidence(out: Outcome, target: int) -> Evidence | None:
     """The evidence behind the finding, else what comes nearest to its threshold."""
     for found in out.verdict.findings:
         if found.target == target:
-            groups = [out.groups[i] for i in found.groups]
-            best = max(groups, key=lambda g: np.nan_to_num(g.separation))
-            return next(
-                e for e in out.evidence if (e.detector, e.space) == (best.detector, best.space)
-            )
+            groups = [out.groups[i] for i in found.groups if out.groups[i].detector in RULES]
+            names = [(g.detector, g.space) for g in sorted(groups, key=lambda g: -_apart(g))]
+            if names:
+                return next(e for e in out.evidence if (e.detector, e.space) == names[0])
     seen = [e for e in out.evidence if np.isfinite(e.gate.statistic[target])]
     if not seen:
         return None
     return max(seen, key=lambda e: e.gate.statistic[target] / e.gate.threshold[target])
+
+
+def _apart(group: Group) -> float:
+    return float(np.nan_to_num(group.separation))
 
 
 def _projection(out: Outcome, each: Evidence, rows: HostArray, target: int) -> HostArray:

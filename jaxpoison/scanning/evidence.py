@@ -143,6 +143,13 @@ def groups_of(evidence: list[Evidence], labels: HostArray) -> list[Group]:
     return out
 
 
+def disputed(labels: HostArray, agrees: HostArray) -> list[HostArray]:
+    """The rows of each class that an out-of-fold classifier gives another label, if several."""
+    rows = np.flatnonzero(~agrees)
+    of = labels[rows]
+    return [rows[of == c] for c in np.unique(of) if (of == c).sum() >= MIN_ROWS]
+
+
 def distinct(groups: list[Group]) -> tuple[list[HostArray], list[int]]:
     """Row sets worth verifying: detectors that set the same rows apart share one verification.
 

@@ -16,11 +16,11 @@ from jaxpoison.report import Report
 from jaxpoison.scanning import evidence as gathering
 from jaxpoison.scanning.assemble import Outcome, assemble
 from jaxpoison.scanning.plan import Method, Resources, ScanPlan
-from jaxpoison.scanning.spaces import ProgressFn, Space, input_space, layer_spaces
+from jaxpoison.scanning.spaces import ProgressFn, Space, input_space, layer_spaces, witness_stream
 from jaxpoison.sources import Source, open_source, require_labels
 from jaxpoison.sources.inspect import Inspection, inspect
 from jaxpoison.sources.views import DropRows
-from jaxpoison.stream import Stream, make_mesh
+from jaxpoison.stream import Stream, make_mesh, use_compile_cache
 
 _EMBEDDING_ENDINGS = (".parquet", ".arrow", ".feather")
 _MIN_CLASS_ROWS = 8  # a class below this is left to no detector at all
@@ -114,6 +114,7 @@ def _run(
     plan: ScanPlan, source: Source, rows: Source | None, model: Model | None, progress: ProgressFn
 ) -> Report:
     started = time.perf_counter()
+    use_compile_cache()
     data = _open(plan, source, rows, progress)
     mesh = make_mesh(plan.resources.devices)
     budget = plan.resources.budget_mb << 20
@@ -121,7 +122,8 @@ def _run(
     spaces, trained, compiled = _spaces(plan, data, raw, model, progress)
     evidence = gathering.gather(spaces, plan.method.detectors, plan.method.seed, progress)
     groups = gathering.groups_of(evidence, data.dense)
-    checks, findings = _verify(plan, spaces[0].stream, groups, progress)
+    witness = witness_stream(spaces[0], data.source)
+    checks, findings = _verify(plan, witness, groups, progress)
     verdict = calibrate.decide(findings, len(data.dense))
     fused = calibrate.fuse(
         [e.log10_p for e in evidence],
@@ -143,26 +145,31 @@ def _run(
 def _verify(
     plan: ScanPlan, witness: Stream, groups: list[calibrate.Group], progress: ProgressFn
 ) -> tuple[list[Exclusion], list[calibrate.Finding]]:
-    """Asks of every group where its rows belong, and redraws the boundary of what is confirmed."""
-    if not groups:
-        return [], []
+    """Asks of every group where its rows belong, and redraws the boundary of what is confirmed.
+
+    Groups come from the detectors' gates, and from rows that a classifier gives another label
+    out of fold, where some of those share a shift.
+    """
     progress("verify", 0, len(witness))
     check = detect.ExclusionCheck()
     fitted = check.fit(witness, key=jax.random.fold_in(jax.random.key(plan.method.seed), 1))
+    disputed = gathering.disputed(witness.labels, fitted.agrees)
+    shifted = detect.refine(witness, fitted, disputed, is_mixed=True)
+    groups += calibrate.shifted_groups(witness.labels, shifted)
     sets, number = gathering.distinct(groups)
     judged = check.check(witness, fitted, sets)
     checks = [judged[i] for i in number]
     fdr = plan.method.fdr
-    findings = []
-    for found in calibrate.find(groups, checks, num_classes=witness.num_classes, fdr=fdr):
-        new = detect.refine(witness, fitted, found.rows) if found.confirmed else None
-        if new is not None:
-            found = calibrate.redraw(
-                found, new.rows, new.log_odds, new.separation, new.overlap, fdr
-            )
-        findings.append(found)
+    findings = calibrate.find(groups, checks, num_classes=witness.num_classes, fdr=fdr)
+    confirmed = [found for found in findings if found.confirmed]
+    drawn = detect.refine(witness, fitted, [found.rows for found in confirmed])
+    anew = {
+        found.target: calibrate.redraw(found, new, fdr)
+        for found, new in zip(confirmed, drawn, strict=True)
+        if new is not None
+    }
     progress("verify", len(witness), len(witness))
-    return checks, findings
+    return checks, [anew.get(found.target, found) for found in findings]
 
 
 def _open(plan: ScanPlan, source: Source, rows: Source | None, progress: ProgressFn) -> _Data:

@@ -13,7 +13,8 @@ import numpy as np
 
 from jaxpoison import folds
 from jaxpoison._types import Array, Block, HostArray
-from jaxpoison.detect._coordinates import coordinates
+from jaxpoison.detect._coordinates import coordinates, with_ridge
+from jaxpoison.linalg import contrast
 from jaxpoison.models import Model
 from jaxpoison.sources import Source, open_source
 from jaxpoison.stream import Stage, Stream
@@ -24,6 +25,7 @@ MAX_FEATURES = 1024
 _MAX_SIDE = 32  # larger images are averaged down before they become input rows
 _UNLIKE_UNITS = 10.0  # spread of the features' deviations beyond which each gets its own unit
 JOINT_RANK = 8  # contrast directions that each space gives to the joint one
+_WIDE = 64  # features from which on distances between rows stop telling anything
 _HELD_SHARE = 4  # layers are held in memory up to this part of the budget, then on disk
 
 ProgressFn = Callable[[str, int, int], None]
@@ -170,6 +172,31 @@ def joint_space(spaces: list[Space]) -> Space | None:
     source = open_source(np.concatenate(parts, axis=1), role="features")
     stream = Stream(source, inner.labels, inner.num_classes, inner.mesh, None, inner.budget_bytes)
     return Space("joint", stream, True)
+
+
+def witness_stream(space: Space, source: Source) -> Stream:
+    """The rows as verification should see them.
+
+    Images and narrow tables as they are. In wide rows all distances are alike, so they are seen
+    along the directions that tell the classes apart: whitened by the pooled within-class
+    covariance and projected on the leading c - 1 directions of the class means (Fisher, 1936).
+    """
+    stream = space.stream
+    stage = stream.stage
+    if source.schema.kind != "rows" or source.schema.shape[0] < _WIDE or stage is None:
+        return stream
+    counts, mean = folds.class_means(stream)
+    within = folds.pooled_within(stream)
+    share = counts / counts.sum()
+    centred = mean - share @ mean
+    between = np.einsum("c,ci,cj->ij", share, centred, centred)
+    directions = contrast(between, with_ridge(within, within), stream.num_classes - 1)[1]
+    scale, projection = stage.params
+    apart = directions.T if projection is None else projection @ directions.T
+    view = Stage(stage.fn, (scale, apart.astype(np.float32)))
+    return Stream(
+        stream.source, stream.labels, stream.num_classes, stream.mesh, view, stream.budget_bytes
+    )
 
 
 def _hold(rows: HostArray, name: str, budget_bytes: int, folder: Path | None) -> Source:
