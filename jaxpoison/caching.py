@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -23,7 +24,8 @@ def use_compile_cache() -> Path | None:
     """
     if os.environ.get("JAXPOISON_NO_CACHE") or os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         return None
-    if jax.config.jax_compilation_cache_dir or not jax.config.jax_enable_compilation_cache:
+    config: Any = jax.config  # its settings have no types
+    if config.jax_compilation_cache_dir or not config.jax_enable_compilation_cache:
         return None
     try:
         home = os.environ.get("XDG_CACHE_HOME", "")
@@ -43,7 +45,7 @@ def use_compile_cache() -> Path | None:
         "jax_persistent_cache_min_entry_size_bytes": 0,
     }
     for name, value in settings.items():
-        jax.config.update(name, value)  # type: ignore[no-untyped-call]  # jax leaves it so
+        config.update(name, value)
     _forget_that_there_was_none()
     return folder
 

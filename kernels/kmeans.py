@@ -138,8 +138,7 @@ def kmeans(
     if (key is None) == (draws is None) or (draws is not None and draws.shape != wanted):
         got = None if draws is None else draws.shape
         raise ValueError(f"give either a key or draws of shape {wanted}, got draws {got}")
-    if key is not None:
-        draws = 1.0 - jax.random.uniform(key, wanted, jnp.float32)
+    drawn = draws if key is None else 1.0 - jax.random.uniform(key, wanted, jnp.float32)
     shift = masked_mean(x, weight)
     x = (x - shift) * weight[:, None]
 
@@ -150,7 +149,7 @@ def kmeans(
         labels = jnp.argmin(distances, axis=0).astype(jnp.int32)
         return centres, labels, jnp.sum(weight * distances.min(axis=0))
 
-    centres, labels, inertia = jax.vmap(run)(draws)
+    centres, labels, inertia = jax.vmap(run)(jnp.asarray(drawn))
     best = jnp.argmin(inertia)
     label = jnp.where(weight > 0, labels[best], -1)
     sizes = jnp.sum(label[None] == jnp.arange(num_clusters)[:, None], axis=1, dtype=jnp.int32)

@@ -47,10 +47,3 @@ def fill_rows(out: HostArray, rows: HostArray, mask: HostArray, values: Any) -> 
 def host_rng(key: Key) -> np.random.Generator:
     """Numpy's stream of a key, for draws of any shape: XLA compiles for each shape anew."""
     return np.random.default_rng(np.asarray(jax.random.key_data(key)).tolist())
-
-
-def class_keys(key: Key, classes: HostArray) -> HostArray:
-    """Raw key data [g, w] of each class: the same key for a class whatever group it is in."""
-    return np.stack(
-        [np.asarray(jax.random.key_data(jax.random.fold_in(key, int(c)))) for c in classes]
-    )

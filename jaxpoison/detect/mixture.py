@@ -10,7 +10,7 @@ import numpy as np
 from jaxpoison._types import HostArray, Scores
 from jaxpoison.detect._coordinates import Basis, by_class, coordinates
 from jaxpoison.detect._detector import Key, empty_scores, fill_rows
-from jaxpoison.detect.mahalanobis import with_gaussian_classes
+from jaxpoison.detect.mahalanobis import spread_with_null
 from jaxpoison.kernels import shared_covariance_mixture
 from jaxpoison.stream import Stream
 
@@ -64,12 +64,10 @@ class SharedMixture:
         weight, gain = np.full(stream.num_classes, np.nan), np.full(stream.num_classes, np.nan)
         y = coordinates(stream, self.basis, self.rank)
         for group in by_class(stream, y, self.min_rows):
-            g = len(group.classes)
-            fit = stream.spread(_fit, with_gaussian_classes(group, key, self.num_draws))
-            fill_rows(values, group.rows, group.mask, fit.log_ratio[:g])
-            statistic[group.classes] = fit.separation[:g]
-            null[group.classes] = fit.separation[g:]
-            weight[group.classes], gain[group.classes] = fit.weight[:g], fit.gain[:g]
+            fit, drawn = spread_with_null(stream, _fit, group, key, self.num_draws)
+            fill_rows(values, group.rows, group.mask, fit.log_ratio)
+            statistic[group.classes], null[group.classes] = fit.separation, drawn.separation
+            weight[group.classes], gain[group.classes] = fit.weight, fit.gain
         info = MixtureInfo(weight, gain, self.basis)
         return Scores(values, statistic, null, values > 0, info)
 

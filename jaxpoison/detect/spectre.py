@@ -12,7 +12,7 @@ import numpy as np
 from jaxpoison._types import HostArray, Scores
 from jaxpoison.detect._coordinates import by_class, coordinates
 from jaxpoison.detect._detector import Key, empty_scores, fill_rows
-from jaxpoison.detect.mahalanobis import with_gaussian_classes
+from jaxpoison.detect.mahalanobis import spread_with_null
 from jaxpoison.kernels import quantum_entropy_scores, trimmed_gaussian
 from jaxpoison.stream import Stream
 
@@ -69,10 +69,10 @@ class Spectre:
         y = coordinates(stream, "principal", self.rank)
         ladder = np.asarray(self.ladder, np.float32)
         for group in by_class(stream, y, self.min_rows):
-            g = len(group.classes)
-            members = with_gaussian_classes(group, key, self.num_draws)
-            scores, weighted, norm = stream.spread(_rungs, members, ladder, np.float32(self.alpha))
-            weighted, expected = np.log(weighted[:g]), np.log(weighted[g:])
+            (scores, weighted, norm), (_, expected, _) = spread_with_null(
+                stream, _rungs, group, key, self.num_draws, ladder, np.float32(self.alpha)
+            )
+            weighted, expected = np.log(weighted), np.log(expected)
             excess = weighted - expected.mean(axis=0)
             rung = excess.argmax(axis=1)
             each = np.arange(len(rung))

@@ -1,0 +1,126 @@
+"""Redrawing a group's boundary along the shift its rows share."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+
+from jaxpoison import calibrate, detect
+from jaxpoison.scanning import evidence
+from jaxpoison.scanning.spaces import input_space, witness_stream
+from jaxpoison.sources import open_source
+from jaxpoison.stream import Stream
+
+
+def planted(rows=40, shift=6.0, seed=0, d=30):
+    """Four Gaussian classes; rows of the others, shifted alike, under label 0."""
+    rng = np.random.default_rng(seed)
+    y = rng.integers(0, 4, 1600)
+    x = rng.normal(size=(len(y), d)) + 4.0 * rng.normal(size=(4, d))[y] / np.sqrt(d) * 3
+    moved = rng.choice(np.flatnonzero(y != 0), rows, replace=False)
+    x[moved] += shift * np.eye(d)[0]
+    y[moved] = 0
+    truth = np.zeros(len(y), bool)
+    truth[moved] = True
+    return x.astype(np.float32), y, truth
+
+
+def seen(x, y):
+    source = open_source(x, y)
+    raw = Stream(source, y.astype(np.int32), int(y.max()) + 1)
+    stream = input_space(raw, source, 0).stream
+    return stream, detect.ExclusionCheck().fit(stream, key=jax.random.key(0))
+
+
+@pytest.fixture(scope="module")
+def case():
+    x, y, truth = planted()
+    return (*seen(x, y), y, truth)
+
+
+def test_half_of_a_group_is_completed(case):
+    stream, fit, _, truth = case
+    half = np.flatnonzero(truth)[::2]
+    (found,) = detect.refine(stream, fit, [half])
+    group = found.rows[found.log_odds > 0]
+    assert truth[group].mean() >= 0.95
+    assert truth[group].sum() >= 0.95 * truth.sum()
+    assert found.separation > 4.0
+    assert found.overlap >= 0.95
+
+
+def test_mixed_rows_find_the_shift_that_some_share():
+    x, y, truth = planted(rows=40, seed=3)
+    wrong = np.flatnonzero(y == 3)[:40]  # plain label errors beside the poison
+    y[wrong] = 0
+    stream, fit = seen(x, y)
+    mixed = np.sort(np.concatenate([np.flatnonzero(truth)[:25], wrong]))
+    (found,) = detect.refine(stream, fit, [mixed], is_mixed=True)
+    group = found.rows[found.log_odds > 0]
+    assert truth[group].mean() >= 0.95
+    assert truth[group].sum() >= 0.95 * truth.sum()
+
+
+def test_all_rows_of_the_class_get_odds_and_no_others(case):
+    stream, fit, y, truth = case
+    (found,) = detect.refine(stream, fit, [np.flatnonzero(truth)])
+    np.testing.assert_array_equal(found.rows, np.flatnonzero(y == 0))
+    assert np.isfinite(found.log_odds).all()
+
+
+def test_honest_rows_of_a_class_are_not_set_apart(case):
+    stream, fit, y, truth = case
+    honest = np.flatnonzero((y == 1) & ~truth)[:50]
+    (found,) = detect.refine(stream, fit, [honest], is_mixed=True)
+    assert not calibrate.shifted_groups(stream.labels, [found])
+
+
+def test_groups_of_several_classes_do_not_touch_each_other(case):
+    stream, fit, y, truth = case
+    mine, other = np.flatnonzero(truth), np.flatnonzero(y == 2)[:40]
+    alone = detect.refine(stream, fit, [mine])[0]
+    together = detect.refine(stream, fit, [other, mine])[1]
+    np.testing.assert_allclose(alone.log_odds, together.log_odds, rtol=1e-4, atol=1e-3)
+
+
+def test_no_groups_need_no_pass(case):
+    stream, fit, _, _ = case
+    assert detect.refine(stream, fit, []) == []
+
+
+def test_disputed_rows_are_listed_class_by_class():
+    labels = np.array([0] * 8 + [1] * 8 + [2] * 8)
+    agrees = np.ones(24, bool)
+    agrees[[1, 2, 3, 4, 5, 6]] = False
+    agrees[[9, 10]] = False
+    (only,) = evidence.disputed(labels, agrees)
+    np.testing.assert_array_equal(only, [1, 2, 3, 4, 5, 6])
+
+
+def test_equal_row_sets_are_verified_once():
+    group = calibrate.Group("mixture", "input", 0, np.arange(100), None, 9.0, 0.0, 8)
+    near = group._replace(space="layer1", rows=np.arange(1, 101))
+    far = group._replace(space="layer2", rows=np.arange(50, 150))
+    elsewhere = group._replace(target=1)
+    sets, number = evidence.distinct([group, near, far, elsewhere])
+    assert number == [0, 0, 1, 2]
+    assert len(sets) == 3
+
+
+def test_wide_rows_are_seen_along_what_tells_classes_apart():
+    x, y, _ = planted(d=200)
+    source = open_source(x, y)
+    space = input_space(Stream(source, y.astype(np.int32), 4), source, 0)
+    view = witness_stream(space, source)
+    block_rows = np.asarray(view.stage.fn(view.stage.params, x[None]))[0]
+    assert block_rows.shape == (len(y), 3)
+    centred = block_rows - np.stack([block_rows[y == c].mean(axis=0) for c in range(4)])[y]
+    np.testing.assert_allclose(centred.std(axis=0), 1.0, rtol=0.1)
+
+
+def test_narrow_rows_are_seen_as_they_are():
+    x, y, _ = planted()
+    source = open_source(x, y)
+    space = input_space(Stream(source, y.astype(np.int32), 4), source, 0)
+    assert witness_stream(space, source) is space.stream
