@@ -240,8 +240,8 @@ class RandomFeatures:
 class RidgeEquations(Additive):
     """Normal equations of one-hot regression on random features, one set a fold.
 
-    A tile belongs to fold ``tile mod num_folds``: tiles are class-pure, so every class is split
-    over the folds.
+    A row belongs to fold ``place in its tile mod num_folds``: tiles are class-pure, so every class
+    is split over the folds, small ones too.
     """
 
     features: RandomFeatures
@@ -251,27 +251,29 @@ class RidgeEquations(Additive):
     def update(self, block: Block) -> tuple[Array, Array]:
         """Grams [folds, p, p] and targets [folds, p, c] of a block."""
         phi = self.features.device(block.x) * block.mask[..., None]
-        fold = jnp.arange(len(block.label)) % self.num_folds
-        grams = tile_grams(phi, fold, block.mask, num_classes=self.num_folds)
-        per_tile = phi.sum(axis=1)
-        member = jax.nn.one_hot(fold, self.num_folds)
         label = jax.nn.one_hot(block.label, self.num_classes)
         exact = jax.lax.Precision.HIGHEST
-        targets = [
-            jnp.matmul(per_tile.T, label * member[:, i : i + 1], precision=exact)
-            for i in range(self.num_folds)
-        ]
-        return grams, jnp.stack(targets)
+        grams, targets = [], []
+        for fold in range(self.num_folds):
+            mine = phi[:, fold :: self.num_folds]
+            targets.append(jnp.matmul(mine.sum(axis=1).T, label, precision=exact))
+            mine = mine.reshape(-1, mine.shape[-1])
+            grams.append(jnp.matmul(mine.T, mine, precision=exact))
+        return jnp.stack(grams), jnp.stack(targets)
 
 
 def out_of_fold_agrees(block: Block, features: RandomFeatures, weights: Array) -> Array:
     """Whether each row gets its own label from the weights [folds, p, c] of the other folds."""
 
-    def tile(args: tuple[Array, Array, Array]) -> Array:
-        x, label, fold = args
+    def tile(args: tuple[Array, Array]) -> Array:
+        x, label = args
         phi = features.device(x)
-        opinion = jnp.matmul(phi, weights[fold], precision=jax.lax.Precision.HIGHEST)
-        return opinion.argmax(axis=-1) == label
+        agrees = jnp.zeros(len(x), jnp.bool_)
+        for fold, solved in enumerate(weights):
+            opinion = jnp.matmul(
+                phi[fold :: len(weights)], solved, precision=jax.lax.Precision.HIGHEST
+            )
+            agrees = agrees.at[fold :: len(weights)].set(opinion.argmax(axis=-1) == label)
+        return agrees
 
-    fold = jnp.arange(len(block.label)) % len(weights)
-    return jax.lax.map(tile, (block.x, block.label, fold))
+    return jax.lax.map(tile, (block.x, block.label))

@@ -12,7 +12,7 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxpoison._types import DETECTOR_NAMES, Exclusion, Scores
+from jaxpoison._types import DETECTOR_NAMES, Exclusion, Refined, Scores
 from jaxpoison.calibrate import benjamini_hochberg, fuse, gate, redraw, tail_log10_p
 from jaxpoison.calibrate import gates as gating
 from jaxpoison.calibrate import verdict as judging
@@ -357,8 +357,8 @@ def redrawn(**options):
     found = found._replace(rows=found.rows[5:], log_odds=found.log_odds[5:],
                            support=found.support[5:])  # fmt: skip
     log_odds = np.where((rows >= 12) & (rows < 30), 12.0, -7.0)
-    known = {"separation": 1e3, "overlap": 1.0, "fdr": FDR, "log_odds": log_odds, **options}
-    return found, redraw(found, rows, **known)
+    known = {"separation": 1e3, "overlap": 1.0, **options}
+    return found, redraw(found, Refined(rows, log_odds, **known), FDR)
 
 
 def test_redrawn_boundary():
@@ -389,3 +389,19 @@ def test_values_are_plain_numbers():
 
 def test_every_detector_has_a_rule():
     assert set(gating.RULES) == set(DETECTOR_NAMES)
+
+
+def shifted(separation, inside, rows=100):
+    return Refined(np.arange(rows), np.where(np.arange(rows) < inside, 4.0, -9.0), separation, 0.5)
+
+
+def test_disputed_rows_along_a_clear_shift_become_a_group():
+    labels = np.zeros(100, np.int32)
+    (found,) = judging.shifted_groups(labels, [None, shifted(1e3, 12)])
+    assert found.target == 0 and found.rows.tolist() == list(range(12))
+    assert (found.log_odds == 4.0).all()
+
+
+@pytest.mark.parametrize("found", [shifted(0.5, 12), shifted(1e3, 1), shifted(1e3, 100)])
+def test_no_group_without_a_clear_shift_or_with_few_rows_or_all(found):
+    assert judging.shifted_groups(np.zeros(100, np.int32), [found]) == []

@@ -32,7 +32,7 @@ def tail_log10_p(values: HostArray, labels: HostArray, num_classes: int) -> Host
     """
     from scipy.special import log_ndtr
 
-    z = np.zeros(len(values))
+    out = np.zeros(len(values))
     scale = np.cbrt if values.size and values.min() >= 0 else np.asarray
     for c in range(num_classes):
         mine = labels == c
@@ -41,8 +41,7 @@ def tail_log10_p(values: HostArray, labels: HostArray, num_classes: int) -> Host
         v = scale(values[mine].astype(np.float64))
         low, centre = np.quantile(v, [_SIGMA_SHARE, 0.5])
         if centre > low:
-            z[mine] = (v - centre) / (centre - low)
-    out: HostArray = log_ndtr(-z) / np.log(10.0)
+            out[mine] = log_ndtr((centre - v) / (centre - low)) / np.log(10.0)
     return out
 
 

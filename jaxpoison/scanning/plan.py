@@ -88,4 +88,7 @@ class ScanPlan:
 
     def as_dict(self) -> dict[str, Any]:
         """The plan as the report holds it."""
-        return asdict(self)
+        plan = asdict(self)
+        if self.method.detectors is not None:  # as JSON has it
+            plan["method"]["detectors"] = list(self.method.detectors)
+        return plan
