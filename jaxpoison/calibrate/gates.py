@@ -29,8 +29,8 @@ class Rule(NamedTuple):
 RULES = {
     "spectral": Rule(effect=4.0, across=5.0),
     "activation": Rule(effect=0.4, across=4.0),
-    "spectre": Rule(effect=4.0, across=4.0),
-    "mahalanobis": Rule(effect=4.5, across=4.0),
+    "spectre": Rule(effect=6.0, across=4.0),
+    "mahalanobis": Rule(effect=6.0, across=4.0),
     "mixture": Rule(effect=8.0, across=4.0),
 }
 

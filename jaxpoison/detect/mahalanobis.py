@@ -56,7 +56,7 @@ class RobustMahalanobis:
     rank: int = 20
     keep: float = 0.75
     num_draws: int = 16
-    min_rows: int = 64
+    min_rows: int = 40
 
     def score(self, stream: Stream, *, key: Key) -> Scores:
         """Scores [n]; the class statistic is the log of the 97 % quantile over the median."""

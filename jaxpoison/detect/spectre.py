@@ -60,7 +60,7 @@ class Spectre:
     alpha: float = 4.0
     ladder: tuple[float, ...] = (0.5, 0.6, 0.75, 0.85, 0.95)
     num_draws: int = 16
-    min_rows: int = 64
+    min_rows: int = 40
 
     def score(self, stream: Stream, *, key: Key) -> Scores:
         """Scores [n]; the class statistic is log ``tr(Y M) / tr(M)`` at the chosen rung."""

@@ -61,8 +61,16 @@ METHODS = {
     ),
     "mixture": (
         "Two-component mixture",
-        "Asks how much better two Gaussian groups explain a class than one does.",
-        "At about half of a class it cannot tell which of the two groups is the poison.",
+        "Asks how much better two Gaussian groups explain a class than one does, also along "
+        "directions in which the other classes do not vary.",
+        "Honest classes of two kinds look alike; exclusion decides between them and poison.",
+    ),
+    "exclusion": (
+        "Verification by exclusion",
+        "Takes a group's rows out of a classifier exactly, asks it what they are, and compares "
+        "their distance to their own class with that to other classes.",
+        "Poison whose labels are right stays unconfirmed, and so does poison in inputs that do "
+        "not tell the classes apart without the trigger.",
     ),
 }
 
