@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int
+from jax import Array
 
 from jaxpoison._check import DataError, NothingToScan, UsageError
 from jaxpoison._types import HostArray
@@ -29,6 +29,9 @@ from jaxpoison.models.optimise import TrainState, init, step, to_model
 from jaxpoison.sources import Source
 from jaxpoison.sources.base import rows_per_block
 from jaxpoison.stream import compiled
+
+if TYPE_CHECKING:  # shapes in signatures; the package runs without jaxtyping
+    from jaxtyping import Int
 
 ProgressFn = Callable[[str, int, int], None]
 

@@ -6,9 +6,14 @@ anything is computed, so that no content of it, not even NaN, can reach a result
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jax import Array
+
+if TYPE_CHECKING:  # shapes in signatures; the package runs without jaxtyping
+    from jaxtyping import Float
 
 # TF32 or bfloat16 passes, the default of some accelerators, lose a covariance's small eigenvalues.
 HIGHEST = jax.lax.Precision.HIGHEST

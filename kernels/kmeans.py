@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jax import Array
 
 from ._masked import HIGHEST, clean_rows, masked_mean, smallest_reaching
+
+if TYPE_CHECKING:  # shapes in signatures; the package runs without jaxtyping
+    from jaxtyping import Float, Int, Key
 
 
 class KMeans(NamedTuple):

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jax import Array
+
+if TYPE_CHECKING:  # shapes in signatures; the package runs without jaxtyping
+    from jaxtyping import Float
 
 _EXACT = jax.lax.Precision.HIGHEST
 _CUTS = (0.7, 1.5, 3.0, 5.0)  # where a tail start cuts, in standard deviations of the class

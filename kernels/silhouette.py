@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jax import Array
 
 from ._masked import HIGHEST, clean_rows, masked_mean
+
+if TYPE_CHECKING:  # shapes in signatures; the package runs without jaxtyping
+    from jaxtyping import Float, Int
 
 
 @partial(jax.jit, static_argnames=("num_clusters", "block"))

@@ -6,9 +6,14 @@ added up over the tiles of the class; the adding is a loop that touches one clas
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jax import Array
+
+if TYPE_CHECKING:  # shapes in signatures; the package runs without jaxtyping
+    from jaxtyping import Float, Int
 
 _EXACT = jax.lax.Precision.HIGHEST  # accelerators would otherwise multiply with 10-bit mantissas
 

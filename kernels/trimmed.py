@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jax import Array
 
 from ._masked import HIGHEST, clean_rows, masked_covariance, masked_quantile
+
+if TYPE_CHECKING:  # shapes in signatures; the package runs without jaxtyping
+    from jaxtyping import Float
 
 _RIDGE = 1e-6
 _MAD_TO_SIGMA = 1.4826  # a Gaussian's standard deviation over its median absolute deviation

@@ -389,19 +389,3 @@ def test_values_are_plain_numbers():
 
 def test_every_detector_has_a_rule():
     assert set(gating.RULES) == set(DETECTOR_NAMES)
-
-
-def shifted(separation, inside, rows=100):
-    return Refined(np.arange(rows), np.where(np.arange(rows) < inside, 4.0, -9.0), separation, 0.5)
-
-
-def test_disputed_rows_along_a_clear_shift_become_a_group():
-    labels = np.zeros(100, np.int32)
-    (found,) = judging.shifted_groups(labels, [None, shifted(1e3, 12)])
-    assert found.target == 0 and found.rows.tolist() == list(range(12))
-    assert (found.log_odds == 4.0).all()
-
-
-@pytest.mark.parametrize("found", [shifted(0.5, 12), shifted(1e3, 1), shifted(1e3, 100)])
-def test_no_group_without_a_clear_shift_or_with_few_rows_or_all(found):
-    assert judging.shifted_groups(np.zeros(100, np.int32), [found]) == []

@@ -137,3 +137,20 @@ def test_public_names_are_listed_and_unknown_ones_refused():
     assert set(jaxpoison.__all__) <= set(dir(jaxpoison))
     with pytest.raises(AttributeError, match="no attribute 'scann'"):
         _ = jaxpoison.scann
+
+
+def test_the_package_runs_without_jaxtyping():
+    """Shapes in signatures are for readers and type checkers; a bare machine lacks the package."""
+    code = """
+import sys
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "jaxtyping":
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, Missing())
+import jaxpoison.detect, jaxpoison.kernels, jaxpoison.scanning, jaxpoison.training
+import jaxpoison.models.networks, jaxpoison.models.optimise
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

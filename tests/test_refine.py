@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from jaxpoison import calibrate, detect
+from jaxpoison._types import Refined
 from jaxpoison.scanning import evidence
 from jaxpoison.scanning.spaces import input_space, witness_stream
 from jaxpoison.sources import open_source
@@ -124,3 +125,19 @@ def test_narrow_rows_are_seen_as_they_are():
     source = open_source(x, y)
     space = input_space(Stream(source, y.astype(np.int32), 4), source, 0)
     assert witness_stream(space, source) is space.stream
+
+
+def shifted(separation, inside, rows=100):
+    return Refined(np.arange(rows), np.where(np.arange(rows) < inside, 4.0, -9.0), separation, 0.5)
+
+
+def test_disputed_rows_along_a_clear_shift_become_a_group():
+    labels = np.zeros(100, np.int32)
+    (found,) = calibrate.shifted_groups(labels, [None, shifted(1e3, 12)])
+    assert found.target == 0 and found.rows.tolist() == list(range(12))
+    assert (found.log_odds == 4.0).all()
+
+
+@pytest.mark.parametrize("found", [shifted(0.5, 12), shifted(1e3, 1), shifted(1e3, 100)])
+def test_no_group_without_a_clear_shift_or_with_few_rows_or_all(found):
+    assert calibrate.shifted_groups(np.zeros(100, np.int32), [found]) == []

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jax import Array
 
 from jaxpoison._check import UsageError
 
 from ._model import CrossEntropy, InputFn, LossFn, Model
+
+if TYPE_CHECKING:  # shapes in signatures; the package runs without jaxtyping
+    from jaxtyping import Float
 
 Path = tuple[str, ...]
 Preprocess = Callable[[Array], Array]

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jax import Array
 
 from ._model import CrossEntropy, Model, cross_entropy
 from .networks import Architecture, NetworkFn, draw_weights
+
+if TYPE_CHECKING:  # shapes in signatures; the package runs without jaxtyping
+    from jaxtyping import Bool, Float, Int
 
 _ADAM = optax.scale_by_adam()
 

@@ -156,7 +156,9 @@ class Report:
         lines += [f"  {attack_line(attack)}" for attack in doc["suspected_attacks"]]
         if doc["skipped_classes"]:
             skipped = plural(len(doc["skipped_classes"]), "class", "classes")
-            lines.append(f"too small for some detectors: {skipped} (see skipped_classes in report.json)")
+            lines.append(
+                f"too small for some detectors: {skipped} (see skipped_classes in report.json)"
+            )
         if doc["n_dropped"]:
             lines.append(f"dropped before the scan: {plural(doc['n_dropped'], 'row')}")
         lines.append(f"note: {visible(doc['note'], 300)}")
