@@ -10,6 +10,7 @@ from jaxpoison.calibrate.verdict import Finding as Finding
 from jaxpoison.calibrate.verdict import Group as Group
 from jaxpoison.calibrate.verdict import Verdict as Verdict
 from jaxpoison.calibrate.verdict import decide as decide
+from jaxpoison.calibrate.verdict import extend as extend
 from jaxpoison.calibrate.verdict import find as find
 from jaxpoison.calibrate.verdict import redraw as redraw
 from jaxpoison.calibrate.verdict import shifted_groups as shifted_groups

@@ -21,6 +21,9 @@ _LONE_Z = 6.0
 _LONE_ROWS = 20
 _LONE_FEATURES = 32
 _SHIFT_SEPARATION = 5.0  # of disputed rows along a shift; honest ones reach about 4
+_NULL_ROWS = 20  # disputed rows elsewhere, to say what displacement is usual
+_NULL_SHARE = 0.02  # of them that may lie beyond the limit
+_EXCESS = 3.0  # times the expected number, from which on rows beyond it join a finding
 _SURE_SUPPORT = 0.5  # of the groups: rows that so many of them hold stay flagged in any case
 _RANKED_ODDS = 2.0  # nats given to the rows of a confirmed group that has only a cut-off
 _REDRAW_SEPARATION = 3.0  # from which on a redrawn boundary is trusted,
@@ -223,6 +226,45 @@ def redraw(found: Finding, new: Refined, fdr: float) -> Finding:
         support=np.isin(rows[keep], sure).astype(np.float64),
         near=rows[near],
         near_odds=np.minimum(log_odds[near], 0.0),
+    )
+
+
+def extend(found: Finding, rows: HostArray, ratios: HostArray, null: HostArray) -> Finding:
+    """A confirmed finding with the disputed rows of its class that are displaced by themselves.
+
+    Where a trigger hardly shows (a white patch on white), what is left of a poisoned row is an
+    ordinary row of another class. Its displacement is held against that of disputed rows in the
+    classes without a finding, honest label errors as far as is known; the excess over what they
+    would give is the odds.
+
+    Args:
+        found: Confirmed.
+        rows: Disputed rows of its class.
+        ratios: [len(rows)] displacement of each.
+        null: [k] displacement of disputed rows elsewhere.
+
+    Returns:
+        The finding with more rows, or as it was where there is no null or no excess.
+    """
+    if len(null) < _NULL_ROWS or not len(rows):
+        return found
+    limit = max(float(np.quantile(null, 1.0 - _NULL_SHARE)), 1.0)
+    above = (ratios > limit) & ~np.isin(rows, found.rows, assume_unique=True)
+    expected = max(_NULL_SHARE * len(rows), 0.5)
+    excess = above.sum() - expected
+    if excess < _EXCESS * expected:
+        return found
+    new = rows[above]
+    all_rows = np.concatenate([found.rows, new])
+    odds = np.full(len(new), float(np.log(excess / expected)))
+    order = np.argsort(all_rows)
+    kept = ~np.isin(found.near, new, assume_unique=True)
+    return found._replace(
+        rows=all_rows[order],
+        log_odds=np.concatenate([found.log_odds, odds])[order],
+        support=np.concatenate([found.support, np.zeros(len(new))])[order],
+        near=found.near[kept],
+        near_odds=found.near_odds[kept],
     )
 
 

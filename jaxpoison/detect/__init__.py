@@ -2,6 +2,7 @@
 
 from jaxpoison.detect.activation import ActivationClustering as ActivationClustering
 from jaxpoison.detect.exclusion import ExclusionCheck as ExclusionCheck
+from jaxpoison.detect.exclusion import displacement as displacement
 from jaxpoison.detect.mahalanobis import RobustMahalanobis as RobustMahalanobis
 from jaxpoison.detect.mixture import SharedMixture as SharedMixture
 from jaxpoison.detect.refine import refine as refine

@@ -242,3 +242,36 @@ def matched_residuals(
         residuals = x - others[_distances2(moved, others).argmin(axis=1)]
         shift = residuals.mean(axis=0)
     return residuals
+
+
+def displacement(stream: Stream, fit: Fit, groups: list[HostArray]) -> list[HostArray]:
+    """Of each disputed row by itself: distance to home over distance to other classes.
+
+    Distances are to the nearest sampled row, at home to one that is not disputed. No shift is
+    taken out: this finds rows whose trigger hardly shows.
+
+    Args:
+        stream: The one that ``fit`` saw.
+        fit: Gives the sampled rows.
+        groups: Rows of one class each.
+
+    Returns:
+        [len(rows)] each; 1 where a side has no sampled row.
+
+    **Cost**: one read of the rows, r * o distances.
+    """
+    if not groups:
+        return []
+    edges = np.cumsum([len(rows) for rows in groups])[:-1]
+    inputs = np.split(inputs_of(stream, np.concatenate(groups)), edges)
+    settled = fit.agrees[fit.rows]
+    out = []
+    for rows, x in zip(groups, inputs, strict=True):
+        at_home = fit.x_labels == stream.labels[rows[0]]
+        own, others = fit.x[at_home & settled], fit.x[~at_home]
+        if not len(own) or not len(others):
+            out.append(np.ones(len(rows)))
+            continue
+        home, away = (np.sqrt(_distances2(x, side).min(axis=1)) for side in (own, others))
+        out.append(home / np.maximum(away, 1e-6 * np.maximum(home, 1e-12)))
+    return out

@@ -23,6 +23,7 @@ from jaxpoison.sources.views import DropRows
 from jaxpoison.stream import Stream, make_mesh, use_compile_cache
 
 _EMBEDDING_ENDINGS = (".parquet", ".arrow", ".feather")
+_DISPUTED_ROWS = 2000  # of a class whose displacement is looked at
 _MIN_CLASS_ROWS = 8  # a class below this is left to no detector at all
 
 
@@ -163,13 +164,33 @@ def _verify(
     findings = calibrate.find(groups, checks, num_classes=witness.num_classes, fdr=fdr)
     confirmed = [found for found in findings if found.confirmed]
     drawn = detect.refine(witness, fitted, [found.rows for found in confirmed])
-    anew = {
-        found.target: calibrate.redraw(found, new, fdr)
+    anew = [
+        found if new is None else calibrate.redraw(found, new, fdr)
         for found, new in zip(confirmed, drawn, strict=True)
-        if new is not None
-    }
+    ]
+    anew = _extended(witness, fitted, disputed, anew)
     progress("verify", len(witness), len(witness))
-    return checks, [anew.get(found.target, found) for found in findings]
+    return checks, [*anew, *(found for found in findings if not found.confirmed)]
+
+
+def _extended(
+    witness: Stream,
+    fitted: detect.exclusion.Fit,
+    disputed: list[HostArray],
+    findings: list[calibrate.Finding],
+) -> list[calibrate.Finding]:
+    """Findings joined by the disputed rows of their classes that are displaced by themselves."""
+    if not findings:
+        return findings
+    some = [rows[:: -(-len(rows) // _DISPUTED_ROWS)] for rows in disputed]
+    ratios = detect.displacement(witness, fitted, some)
+    of = [int(witness.labels[rows[0]]) for rows in some]
+    targets = {found.target for found in findings}
+    elsewhere = [r for r, target in zip(ratios, of, strict=True) if target not in targets]
+    null = np.concatenate(elsewhere) if elsewhere else np.zeros(0)
+    mine = dict(zip(of, zip(some, ratios, strict=True), strict=True))
+    nothing = (np.zeros(0, np.int64), np.zeros(0))
+    return [calibrate.extend(found, *mine.get(found.target, nothing), null) for found in findings]
 
 
 def _open(plan: ScanPlan, source: Source, rows: Source | None, progress: ProgressFn) -> _Data:
