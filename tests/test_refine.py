@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from jaxpoison import calibrate, detect
-from jaxpoison._types import Refined
+from jaxpoison._types import Exclusion, Refined
+from jaxpoison.calibrate.verdict import displacement_limit
 from jaxpoison.scanning import evidence
 from jaxpoison.scanning.spaces import input_space, witness_stream
 from jaxpoison.sources import open_source
@@ -141,3 +142,43 @@ def test_disputed_rows_along_a_clear_shift_become_a_group():
 @pytest.mark.parametrize("found", [shifted(0.5, 12), shifted(1e3, 1), shifted(1e3, 100)])
 def test_no_group_without_a_clear_shift_or_with_few_rows_or_all(found):
     assert calibrate.shifted_groups(np.zeros(100, np.int32), [found]) == []
+
+
+def confirmed(rows=30):
+    """A finding of rows 0..rows-1 in a class of 100."""
+    group = calibrate.Group("mixture", "input", 0, np.arange(rows), np.full(rows, 5.0), 20.0, 0, 9)
+    check = Exclusion(rows, 0.0, 0.9, -50.0, 1.0, 1.0, 2.0, 1, 0.2)
+    (found,) = calibrate.find([group], [check], num_classes=5, fdr=0.05)
+    return found
+
+
+def test_displaced_disputed_rows_join_a_finding():
+    rows, null = np.arange(20, 60), np.linspace(0.6, 1.2, 200)
+    ratios = np.where(rows < 45, 1.8, 0.9)
+    after = calibrate.extend(confirmed(), rows, ratios, null)
+    assert after.rows.tolist() == list(range(45))
+    assert (after.log_odds > 0).all() and len(after.support) == len(after.rows)
+
+
+def test_no_more_displaced_rows_than_elsewhere_change_nothing():
+    found, null = confirmed(), np.linspace(0.6, 1.2, 200)
+    rows = np.arange(30, 90)
+    ratios = np.where(rows < 31, 1.8, 0.9)
+    assert calibrate.extend(found, rows, ratios, null) is found
+    assert calibrate.extend(found, rows, np.full(60, 1.8), null[:3]) is found
+
+
+def test_few_rows_must_be_displaced_farther():
+    limits = [displacement_limit(n) for n in (5, 9, 50, 5000)]
+    assert limits == sorted(limits, reverse=True) and limits[-1] > 1.3
+
+
+def test_displacement_of_rows_that_belong_elsewhere():
+    x, labels, _ = planted(rows=1)
+    wrong = np.flatnonzero(labels == 2)[:30]
+    labels[wrong] = 1
+    stream, fit = seen(x, labels)
+    honest = np.flatnonzero((labels == 1) & fit.agrees)[:30]
+    moved, settled = detect.displacement(stream, fit, [wrong, honest])
+    assert np.median(moved) > 1.2 * np.median(settled)
+    assert detect.displacement(stream, fit, []) == []

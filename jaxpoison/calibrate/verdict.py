@@ -12,7 +12,8 @@ from jaxpoison._types import Exclusion, HostArray, Refined
 MIN_ROWS = 5  # fewer rows prove nothing
 MAX_AGREEMENT = 0.5  # own label without their own help, of what the rest of the class reaches
 _MAX_LOG10_P = -3.0  # so low an agreement must not be chance
-MIN_DISPLACEMENT = 1.3  # farther from home than from the classes they came from
+_MIN_DISPLACEMENT = 1.3  # farther from home than from the classes they came from,
+_DISPLACEMENT_NOISE = 0.6  # over sqrt(rows): the medians of few rows scatter
 _MAX_TRANSPLANT = 1.4  # and ordinary there, up to one common shift
 # A cluster this far off is reported even when nothing confirms it (clean-label poison keeps its
 # labels): only in many dimensions, where honest data has no such gaps.
@@ -107,6 +108,11 @@ class Verdict(NamedTuple):
     expected_fdr: float
 
 
+def displacement_limit(num_rows: int) -> float:
+    """Displacement that a group of so many rows must reach to be confirmed."""
+    return float(_MIN_DISPLACEMENT + _DISPLACEMENT_NOISE / np.sqrt(max(num_rows, 1)))
+
+
 def is_confirmed(group: Group, check: Exclusion) -> bool:
     """Whether rows of other classes explain a group better than its own class does.
 
@@ -117,7 +123,7 @@ def is_confirmed(group: Group, check: Exclusion) -> bool:
         len(group.rows) >= MIN_ROWS
         and check.log10_p <= _MAX_LOG10_P
         and check.agreement <= MAX_AGREEMENT * check.expected
-        and check.home >= MIN_DISPLACEMENT * check.transplant
+        and check.home >= displacement_limit(len(group.rows)) * check.transplant
         and check.transplant <= _MAX_TRANSPLANT
     )
 
@@ -138,7 +144,7 @@ def confidence(group: Group, check: Exclusion) -> float:
     score = (
         0.5 * min(_MAX_LOG10_P - check.log10_p, 8.0)
         + 4.0 * (MAX_AGREEMENT - check.agreement / max(check.expected, 1e-6))
-        + 6.0 * (min(displacement, 2.0) - MIN_DISPLACEMENT)
+        + 6.0 * (min(displacement, 2.0) - displacement_limit(len(group.rows)))
         + 0.5 * np.log(max(float(np.nan_to_num(group.separation)), 4.0) / 8.0)
     )
     return float(1.0 / (1.0 + np.exp(-score)))

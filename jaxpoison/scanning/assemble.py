@@ -10,7 +10,7 @@ import numpy as np
 from jaxpoison import calibrate
 from jaxpoison._types import DETECTOR_NAMES, Exclusion, HostArray
 from jaxpoison.calibrate.gates import RULES
-from jaxpoison.calibrate.verdict import MIN_DISPLACEMENT, Finding, Group, is_confirmed
+from jaxpoison.calibrate.verdict import Finding, Group, displacement_limit, is_confirmed
 from jaxpoison.report import ClassPicture, Example, Pictures, Report
 from jaxpoison.scanning.evidence import Evidence, seen_in
 from jaxpoison.scanning.plan import ScanPlan
@@ -121,7 +121,7 @@ def _row_of_check(group: Group, check: Exclusion) -> dict[str, Any]:
         "space": f"{group.detector} in {group.space}",
         "statistic": "distance to its own class, of that to other classes",
         "value": round(check.home / max(check.transplant, 1e-6), 4),
-        "threshold": MIN_DISPLACEMENT,
+        "threshold": round(displacement_limit(len(group.rows)), 4),
         "null": f"{1 - check.agreement:.0%} taken for other classes without their own labels' "
         f"help, {1 - check.expected:.0%} of the rest of the class",
         "fired": is_confirmed(group, check),
