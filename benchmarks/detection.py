@@ -72,13 +72,15 @@ def load(name: str, rows: int, folder: str | None) -> tuple[np.ndarray, np.ndarr
 
 
 def _corner(shape: tuple[int, int], side: int, place: str, rng: Any) -> tuple[int, int, str]:
-    """Upper left pixel of the patch: at a corner or the middle of an edge, or anywhere."""
+    """Upper left pixel of the patch: at a corner, on the border (or an edge's middle), anywhere."""
     height, width = shape[0] - side, shape[1] - side
     if place == "anywhere":
         row, column = int(rng.integers(height + 1)), int(rng.integers(width + 1))
         return row, column, f"{row},{column}"
     rows, columns = (0, height // 2, height), (0, width // 2, width)
     spots = [(i, j) for i in range(3) for j in range(3) if (i, j) != (1, 1)]
+    if place == "corner":
+        spots = [(i, j) for i in (0, 2) for j in (0, 2)]
     i, j = spots[int(rng.integers(len(spots)))]
     names = ("top", "middle", "bottom"), ("left", "middle", "right")
     return rows[i], columns[j], f"{names[0][i]} {names[1][j]}"
@@ -202,7 +204,7 @@ def main() -> None:
     parser.add_argument("--cases", default=names)
     parser.add_argument("--seeds", default="10,11,12,13,14")
     parser.add_argument("--rows", type=int, default=_ROWS, help="of each set, at most")
-    parser.add_argument("--place", choices=("border", "anywhere"), default="border")
+    parser.add_argument("--place", choices=("corner", "border", "anywhere"), default="corner")
     parser.add_argument("--data", metavar="DIR", help="folder of npz files that --sets may name")
     parser.add_argument("--out", metavar="FILE", help="one line a case; what is there is kept")
     args = parser.parse_args()
