@@ -10,9 +10,10 @@ from jaxpoison import calibrate, detect
 from jaxpoison._types import Exclusion, Refined
 from jaxpoison.calibrate.verdict import displacement_limit
 from jaxpoison.scanning import evidence
-from jaxpoison.scanning.spaces import input_space, witness_stream
+from jaxpoison.scanning.spaces import input_space, layer_spaces, witness_stream
 from jaxpoison.sources import open_source
 from jaxpoison.stream import Stream
+from jaxpoison.training import fit as fit_network
 
 
 def planted(rows=40, shift=6.0, seed=0, d=30):
@@ -182,3 +183,19 @@ def test_displacement_of_rows_that_belong_elsewhere():
     moved, settled = detect.displacement(stream, fit, [wrong, honest])
     assert np.median(moved) > 1.2 * np.median(settled)
     assert detect.displacement(stream, fit, []) == []
+
+
+def test_layers_come_with_what_the_network_said_of_every_row():
+    x, y, _ = planted()
+    source = open_source(x, y)
+    raw = Stream(source, y.astype(np.int32), 4)
+    fitted = fit_network(source, y, 4, epochs=2)
+    late, early = layer_spaces(raw, fitted.model, fitted)
+    assert late.dynamics is early.dynamics
+    assert late.dynamics.losses.shape == (len(y), 2)
+    np.testing.assert_array_equal(late.dynamics.rows, np.arange(len(y)))
+    expected = np.asarray(fitted.model.logits(fitted.model.params, x))
+    np.testing.assert_allclose(late.dynamics.logits, expected, rtol=1e-4, atol=1e-4)
+    features = np.asarray(fitted.model.features(fitted.model.params, x))
+    held = late.stream.source.read(0, len(y))["x"]
+    np.testing.assert_allclose(held, features, rtol=1e-4, atol=1e-4)

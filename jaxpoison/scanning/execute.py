@@ -243,6 +243,7 @@ def _spaces(
         space = input_space(given, data.features, seed, "features")
         return [*spaces, space._replace(is_learned=True)], 0.0, 0.0
     trained = compiled = 0.0
+    fitted = None
     if model is None:
         from jaxpoison.training import fit
 
@@ -251,7 +252,7 @@ def _spaces(
             progress=progress,
         )  # fmt: skip
         model, trained, compiled = fitted.model, fitted.seconds, fitted.compile_seconds
-    return [*spaces, *layer_spaces(raw, model)], trained, compiled
+    return [*spaces, *layer_spaces(raw, model, fitted)], trained, compiled
 
 
 def forecast(plan: ScanPlan) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,9 @@ from jaxpoison.models import Model
 from jaxpoison.sources import Source, open_source
 from jaxpoison.stream import Stage, Stream
 
+if TYPE_CHECKING:
+    from jaxpoison.training import Fitted
+
 MAX_FEATURES = 1024
 """Wider rows are projected to this many random directions: second moments are dense."""
 
@@ -31,6 +34,20 @@ _HELD_SHARE = 4  # layers are held in memory up to this part of the budget, then
 ProgressFn = Callable[[str, int, int], None]
 
 
+class Dynamics(NamedTuple):
+    """What the network said of the rows while it learned them and at the end.
+
+    Attributes:
+        rows: [r] int64 rows trained on, or None where nothing was trained.
+        losses: [r, epochs] float32 loss of each when its turn came in each epoch, or None.
+        logits: [n, c] float32 at the end.
+    """
+
+    rows: HostArray | None
+    losses: HostArray | None
+    logits: HostArray
+
+
 class Space(NamedTuple):
     """One way to look at all rows.
 
@@ -38,11 +55,13 @@ class Space(NamedTuple):
         name: "input", "features", "layer1" or "layer2".
         stream: Rows [n, d] of it.
         is_learned: Whether a network made it.
+        dynamics: What that network said of the rows, for detectors that read it; else None.
     """
 
     name: str
     stream: Stream
     is_learned: bool
+    dynamics: Dynamics | None = None
 
 
 def _image_rows(params: Any, x: Array) -> Array:
@@ -117,31 +136,37 @@ def _units(stream: Stream) -> HostArray:
 
 
 def _layers(block: Block, model: Model) -> Array:
-    """The last feature layer and the one before it, side by side, [tiles, t, d + d2]."""
+    """Logits, the last feature layer and the one before it, side by side."""
 
     def tile(x: Array) -> Array:
-        late = model.features(model.params, x)
-        if model.early_features is None:
-            return late
-        return jnp.concatenate([late, model.early_features(model.params, x)], axis=-1)
+        parts = [model.logits(model.params, x), model.features(model.params, x)]
+        if model.early_features is not None:
+            parts.append(model.early_features(model.params, x))
+        return jnp.concatenate([part.astype(jnp.float32) for part in parts], axis=-1)
 
     # one tile at a time: a whole shard of feature maps would be a gigabyte
     layers: Array = jax.lax.map(tile, block.x).astype(jnp.float32)
     return layers
 
 
-def layer_spaces(stream: Stream, model: Model, folder: Path | None = None) -> list[Space]:
+def layer_spaces(
+    stream: Stream, model: Model, fitted: Fitted | None = None, folder: Path | None = None
+) -> list[Space]:
     """The last two feature layers of a model, run once over all rows and held.
 
     Args:
         stream: Raw inputs.
         model: Any model; without early features it gives one space.
+        fitted: Its training, where this scan trained it.
         folder: For layers that do not fit in memory; None makes a temporary one.
     """
     row = jnp.zeros((1, *stream.row_shape), stream.dtype)
-    wide = jax.eval_shape(model.features, model.params, row).shape[1]
+    outputs = jax.eval_shape(model.logits, model.params, row).shape[1]
+    wide = outputs + jax.eval_shape(model.features, model.params, row).shape[1]
     held = stream.map(_layers, model)
-    parts = {"layer2": held[:, :wide], "layer1": held[:, wide:]}
+    rows, losses = (None, None) if fitted is None else (fitted.rows, fitted.losses)
+    dynamics = Dynamics(rows, losses, held[:, :outputs].copy())
+    parts = {"layer2": held[:, outputs:wide], "layer1": held[:, wide:]}
     spaces = []
     for name, part in parts.items():
         if part.shape[1] == 0:
@@ -156,7 +181,7 @@ def layer_spaces(stream: Stream, model: Model, folder: Path | None = None) -> li
             stream.budget_bytes,
             stream.progress,
         )
-        spaces.append(Space(name, inner, True))
+        spaces.append(Space(name, inner, True, dynamics))
     return spaces
 
 
