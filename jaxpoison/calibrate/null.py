@@ -6,7 +6,7 @@ import numpy as np
 
 from jaxpoison._types import HostArray
 
-_SIGMA_SHARE = 0.158655  # of a normal population that lies more than one sigma below the centre
+SIGMA_SHARE = 0.158655  # of a normal population that lies more than one sigma below the centre
 
 
 def tail_log10_p(values: HostArray, labels: HostArray, num_classes: int) -> HostArray:
@@ -39,7 +39,7 @@ def tail_log10_p(values: HostArray, labels: HostArray, num_classes: int) -> Host
         if not mine.any():
             continue
         v = scale(values[mine].astype(np.float64))
-        low, centre = np.quantile(v, [_SIGMA_SHARE, 0.5])
+        low, centre = np.quantile(v, [SIGMA_SHARE, 0.5])
         if centre > low:
             out[mine] = log_ndtr((centre - v) / (centre - low)) / np.log(10.0)
     return out

@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxpoison import folds
 from jaxpoison._types import HostArray, Refined
+from jaxpoison.calibrate.null import SIGMA_SHARE
 from jaxpoison.detect._coordinates import with_ridge
 from jaxpoison.detect.exclusion import Fit, inputs_of, matched_residuals
 from jaxpoison.linalg import one_thread
@@ -185,7 +186,7 @@ def _opinion_odds(agrees: HostArray, in_group: HostArray) -> HostArray:
 def _odds(scores: HostArray, in_group: HostArray, widest: float) -> tuple[HostArray, float]:
     """Log odds of two normals, the lower one from the lower half of the other rows."""
     rest, shifted = scores[~in_group], scores[in_group]
-    low, centre = np.quantile(rest, [0.158655, 0.5])
+    low, centre = np.quantile(rest, [SIGMA_SHARE, 0.5])
     below = max(centre - low, 1e-12)
     above = float(np.median(shifted))
     width = 1.4826 * float(np.median(np.abs(shifted - above)))
