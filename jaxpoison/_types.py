@@ -3,20 +3,56 @@
     n rows   b rows of a block   d features   c classes   k rank   m rows of a class   s starts
     p parameters   t rows of a tile   g groups (candidate sets)
 
-Importing this loads numpy only; jax arrays fit wherever an array is said.
+Importing this loads nothing heavy; jax arrays fit wherever an array is said.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 Array: TypeAlias = Any  # jax or numpy, by the room
 HostArray: TypeAlias = "np.ndarray[Any, np.dtype[Any]]"
 
-DETECTOR_NAMES = ("spectral", "activation", "spectre", "mahalanobis", "mixture")
-"""The detectors a scan can run, in the order it runs them."""
+DETECTORS = {
+    "spectral": "outlying projections on the top direction of a class",
+    "activation": "two clusters in the activations of a class",
+    "spectre": "excess variance after robust whitening",
+    "mahalanobis": "robust distance from the bulk of a class",
+    "mixture": "two populations in one class",
+    "whitening": "two modes along the direction that only one class varies in",
+    "duplicates": "groups of rows nearer to each other than honest rows are",
+    "labels": "labels that classifiers on partial views contradict",
+    "neighbours": "labels that the nearest rows contradict",
+    "density": "rows that lie alone in their class",
+    "early_loss": "rows learnt late, by their loss",
+    "el2n": "rows learnt late, by the norm of their error",
+    "aum": "rows whose own class never wins",
+    "loss_drop": "rows whose loss falls unlike that of their class",
+    "low_loss": "rows learnt at once",
+    "clusters": "density clusters in a class",
+    "split": "classes that two normal distributions explain better than one",
+    "gram": "unusual correlations of features",
+    "low_rank": "rows far from a low-rank plus sparse model of their class",
+    "strip": "predictions that mixing with other rows does not change",
+}
+"""What each detector that a scan can run looks for, in the order it runs them."""
+
+DETECTOR_NAMES = tuple(DETECTORS)
+"""The detectors a scan can run."""
+
+_ON_REQUEST = ("clusters", "split", "gram", "low_rank", "strip")  # dear, and they only rank
+
+DEFAULT_DETECTORS = tuple(name for name in DETECTORS if name not in _ON_REQUEST)
+"""The detectors that run where none are named."""
+
+ALL_DETECTORS = "all"
+"""What stands for all of ``DETECTOR_NAMES`` where detectors are named."""
+
+USER_PREFIX = "user:"
+"""What the name of an installed detector of another package begins with."""
 
 
 class Block(NamedTuple):
@@ -57,6 +93,26 @@ class Scores(NamedTuple):
     null: HostArray
     candidates: HostArray | None
     info: Any
+
+
+class Dynamics(NamedTuple):
+    """What a network said of the rows while it learned them and at the end.
+
+    Attributes:
+        logits: [n, c] float32 at the end.
+        rows: [r] int64 rows trained on, ascending, or None where nothing was trained; so are all
+            that follow.
+        losses: [r, epochs] float32 cross-entropy of each row when its turn came in each epoch,
+            before the step that used it.
+        margins: [r, epochs] float32 logit of the own class less the largest other one, seen so.
+        errors: [r, epochs] float32 ``|softmax(z) - onehot(y)|_2``, seen so.
+    """
+
+    logits: HostArray
+    rows: HostArray | None = None
+    losses: HostArray | None = None
+    margins: HostArray | None = None
+    errors: HostArray | None = None
 
 
 class Exclusion(NamedTuple):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ from jaxpoison.models.networks import (
     shrink_images,
     shrunk_shape,
 )
-from jaxpoison.models.optimise import TrainState, init, step, to_model
+from jaxpoison.models.optimise import Seen, TrainState, init, step, to_model
 from jaxpoison.sources import Source
 from jaxpoison.sources.base import rows_per_block
 from jaxpoison.stream import compiled
@@ -48,6 +48,9 @@ class Fitted(NamedTuple):
         rows: [r] int64 row numbers that were trained on, ascending.
         losses: [r, epochs] float32 cross-entropy of each row when its turn came in each epoch,
             before the step that used it.
+        margins: [r, epochs] float32 logit of the own class less the largest other one, seen so
+            too.
+        errors: [r, epochs] float32 ``|softmax(z) - onehot(y)|_2`` (EL2N), seen so too.
         accuracy: Part of the rows that were classified right in the last epoch, seen so too.
         seconds: All of it.
         compile_seconds: The part that went into compiling (and the first step).
@@ -56,6 +59,8 @@ class Fitted(NamedTuple):
     model: Model
     rows: HostArray
     losses: HostArray
+    margins: HostArray
+    errors: HostArray
     accuracy: float
     seconds: float
     compile_seconds: float
@@ -94,7 +99,7 @@ def fit(
         progress: Called with ("train", visited rows, rows to visit) about 20 times.
 
     Returns:
-        The network, and the losses of every row in every epoch.
+        The network, and how it took every row in every epoch.
 
     Raises:
         UsageError: Arguments that make no sense or do not fit each other.
@@ -131,9 +136,12 @@ def fit(
     run = _Run(state, jnp.asarray(x), jnp.asarray(labels[rows].astype(np.int32)), batch_rows)
     run.warm_up()
     compile_seconds = time.perf_counter() - compiling
-    losses, accuracy = run.train(epochs, rng, progress)
+    seen = run.train(epochs, rng, progress)
     model = to_model(run.state, "cnn" if kind == "images" else "mlp")
-    return Fitted(model, rows, losses, accuracy, time.perf_counter() - started, compile_seconds)
+    return Fitted(
+        model, rows, seen.losses, seen.margins, seen.errors, float(seen.correct[:, -1].mean()),
+        time.perf_counter() - started, compile_seconds,
+    )  # fmt: skip
 
 
 def _take(x: Array, y: Array, index: Int[Array, " b"]) -> tuple[Array, Array]:
@@ -155,35 +163,33 @@ class _Run:
 
     def warm_up(self) -> None:
         """Compiles the step; its result is thrown away."""
-        jax.device_get(self._step(np.zeros(1, np.int32))[1])
+        jax.device_get(self._step(np.zeros(1, np.int32))[1].losses)
 
-    def train(
-        self, epochs: int, rng: np.random.Generator, progress: ProgressFn | None
-    ) -> tuple[HostArray, float]:
-        """All epochs; the losses [r, epochs] and the accuracy in the last one."""
+    def train(self, epochs: int, rng: np.random.Generator, progress: ProgressFn | None) -> Seen:
+        """All epochs; what was seen of each row in each, [r, epochs]."""
         rows = len(self._y)
-        losses = np.empty((rows, epochs), np.float32)
-        correct = np.zeros(rows, bool)
+        shape = (rows, epochs)
+        losses, margins, errors = (np.empty(shape, np.float32) for _ in range(3))
+        record = Seen(losses, margins, errors, np.empty(shape, np.bool_))
         tell = _Teller(progress, rows * epochs)
         for epoch in range(epochs):
             order = rng.permutation(rows).astype(np.int32)
-            seen: list[tuple[Any, Any]] = []
+            seen: list[Seen] = []
             for start in range(0, rows, self._batch_rows):
                 index = order[start : start + self._batch_rows]
-                self.state, *result = self._step(index)
-                seen.append((result[0], result[1]))
-                tell(epoch * rows + start + len(index), result[0])
+                self.state, batch = self._step(index)
+                seen.append(batch)
+                tell(epoch * rows + start + len(index), batch.losses)
             # Everything a step gave back stays on the device until here, so that steps queue up.
-            host = jax.device_get(seen)
-            losses[order, epoch] = np.concatenate([pair[0] for pair in host])[:rows]
-            correct[order] = np.concatenate([pair[1] for pair in host])[:rows]
-        return losses, float(correct.mean())
+            for out, *batches in zip(record, *jax.device_get(seen), strict=True):
+                out[order, epoch] = np.concatenate(batches)[:rows]
+        return record
 
-    def _step(self, index: HostArray) -> tuple[TrainState, Array, Array]:
+    def _step(self, index: HostArray) -> tuple[TrainState, Seen]:
         mask = np.arange(self._batch_rows) < len(index)
         index = np.pad(index, (0, self._batch_rows - len(index)))
         x, y = _TAKE(self._x, self._y, index)
-        return cast(tuple[TrainState, Array, Array], _STEP(self.state, x, y, mask))
+        return cast(tuple[TrainState, Seen], _STEP(self.state, x, y, mask))
 
 
 class _Teller:

@@ -18,6 +18,9 @@ from .kmeans import KMeans as KMeans
 from .kmeans import kmeans as kmeans
 from .mixture import Mixture as Mixture
 from .mixture import shared_covariance_mixture as shared_covariance_mixture
+from .neighbours import Neighbours as Neighbours
+from .neighbours import nearest_neighbours as nearest_neighbours
+from .neighbours import tile_nearest_neighbours as tile_nearest_neighbours
 from .quantum_entropy import QuantumEntropy as QuantumEntropy
 from .quantum_entropy import quantum_entropy_scores as quantum_entropy_scores
 from .silhouette import silhouette as silhouette

@@ -8,7 +8,7 @@ import pytest
 
 from jaxpoison import calibrate, detect
 from jaxpoison._types import Exclusion, Refined
-from jaxpoison.calibrate.verdict import displacement_limit
+from jaxpoison.calibrate.groups import displacement_limit
 from jaxpoison.scanning import evidence
 from jaxpoison.scanning.spaces import input_space, layer_spaces, witness_stream
 from jaxpoison.sources import open_source

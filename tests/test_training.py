@@ -61,7 +61,8 @@ def test_same_seed_same_bits_and_another_seed_other_ones():
     source = open_source(x, y)
     one, two, other = (fit(source, y, 3, epochs=3, seed=seed) for seed in (5, 5, 6))
     assert leaves_equal(one.model.params, two.model.params)
-    np.testing.assert_array_equal(one.losses, two.losses)
+    for a, b in zip(one[2:5], two[2:5], strict=True):  # losses, margins, errors
+        np.testing.assert_array_equal(a, b)
     assert not leaves_equal(one.model.params, other.model.params)
 
 
@@ -112,6 +113,25 @@ def test_each_row_gets_its_own_loss():
     y[17] = (y[17] + 1) % 3  # mislabelled: it stays the hardest of all
     fitted = fit(open_source(x, y), y, 3, epochs=15, batch_rows=64)
     assert np.argmax(fitted.losses[:, -3:].mean(1)) == 17
+
+
+def test_what_is_seen_of_each_row_follows_from_its_logits():
+    """One step an epoch with a rate of nearly 0: what was seen is what the network still says."""
+    x, y = blobs(90, classes=4)
+    fitted = fit(open_source(x, y), y, 4, epochs=2, batch_rows=128, learning_rate=1e-9)
+    z = np.asarray(jax.jit(fitted.model.logits)(fitted.model.params, x), np.float64)
+    p = np.exp(z - z.max(axis=1, keepdims=True))
+    p /= p.sum(axis=1, keepdims=True)
+    own = np.eye(4, dtype=bool)[y]
+    margins = z[own] - np.where(own, -np.inf, z).max(axis=1)
+    for seen, want in (
+        (fitted.losses, -np.log(p[own])),
+        (fitted.margins, margins),
+        (fitted.errors, np.linalg.norm(p - own, axis=1)),
+    ):
+        assert seen.shape == (90, 2) and seen.dtype == np.float32
+        np.testing.assert_allclose(seen, np.stack([want, want], axis=1), rtol=1e-4, atol=1e-4)
+    assert fitted.accuracy == np.mean(margins > 0)
 
 
 def test_excluded_rows_leave_no_trace():
@@ -179,6 +199,7 @@ def test_batches_of_one_class_and_a_single_class():
     x, _ = blobs(40)
     fitted = fit(open_source(x), np.zeros(40, int), 1, epochs=2)
     assert fitted.accuracy == 1.0 and not fitted.losses.any()
+    assert not fitted.margins.any() and not fitted.errors.any()
     fitted = fit(open_source(x), np.repeat([0, 1], 20), 4, epochs=2, batch_rows=1)
     assert np.isfinite(fitted.losses).all() and np.isfinite(features(fitted, x)).all()
 

@@ -137,7 +137,7 @@ class _Shift:
         mine[sampled] = (n * mine[sampled] - self._own) / (n - 1)
         was = np.isin(self._mine, self.group, assume_unique=True)
         is_wide = is_last and len(self.group) >= _WIDE_ROWS
-        odds, self._separation = _odds(mine, was, _WIDE if is_wide else _NARROW)
+        odds, self._separation = two_normals(mine, was, _WIDE if is_wide else _NARROW)
         if is_last:
             odds = np.where(odds > -_SURE, odds + _opinion_odds(self._agrees, was), odds)
         self._odds = odds
@@ -183,10 +183,19 @@ def _opinion_odds(agrees: HostArray, in_group: HostArray) -> HostArray:
     return out
 
 
-def _odds(scores: HostArray, in_group: HostArray, widest: float) -> tuple[HostArray, float]:
-    """Log odds of two normals, the lower one from the lower half of the other rows."""
+def two_normals(scores: HostArray, in_group: HostArray, widest: float) -> tuple[HostArray, float]:
+    """Log odds of two normals, the lower one from the lower half of the rows outside the group.
+
+    Args:
+        scores: [m].
+        in_group: [m] bool.
+        widest: Most spread of the group, in deviations of the others.
+
+    Returns:
+        Odds [m], and the separation in the larger deviation.
+    """
     rest, shifted = scores[~in_group], scores[in_group]
-    low, centre = np.quantile(rest, [SIGMA_SHARE, 0.5])
+    low, centre = np.quantile(rest, [SIGMA_SHARE, 0.5]) if len(rest) else (-1.0, 0.0)
     below = max(centre - low, 1e-12)
     above = float(np.median(shifted))
     width = 1.4826 * float(np.median(np.abs(shifted - above)))

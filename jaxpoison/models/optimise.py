@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -49,6 +49,24 @@ class TrainState:
     architecture: Architecture
 
 
+class Seen(NamedTuple):
+    """What the network said of the rows of a batch before the step that used them; 0 for padding.
+
+    Of device arrays in a step, of host arrays [r, epochs] in the record of a training.
+
+    Attributes:
+        losses: [b] cross-entropy, nats.
+        margins: [b] logit of the own class less the largest other one (0 with a single class).
+        errors: [b] ``|softmax(z) - onehot(y)|_2``, 0 to sqrt(2).
+        correct: [b] bool.
+    """
+
+    losses: Any
+    margins: Any
+    errors: Any
+    correct: Any
+
+
 def init(
     architecture: Architecture,
     noise: Float[Array, " p"],
@@ -84,7 +102,7 @@ def init(
 
 def step(
     state: TrainState, x: Array, y: Int[Array, " b"], mask: Bool[Array, " b"]
-) -> tuple[TrainState, Float[Array, " b"], Bool[Array, " b"]]:
+) -> tuple[TrainState, Seen]:
     """One step on the mean cross-entropy of the rows that count.
 
     Args:
@@ -94,7 +112,7 @@ def step(
         mask: [b] True for a row, False for padding.
 
     Returns:
-        (state, losses [b], correct [b]), both as they were before the step, 0 for padding.
+        The state after the step, and what was seen before it.
     """
     # Zeroed, not just weighted by zero: zero times infinity is no number.
     x = jnp.where(mask.reshape(-1, *[1] * (x.ndim - 1)), x, jnp.zeros((), x.dtype))
@@ -104,16 +122,27 @@ def step(
     def objective(params: Any) -> tuple[Array, tuple[Array, Array]]:
         logits = logits_fn((params, state.constants), x)
         losses = jnp.where(mask, cross_entropy(logits, y), 0.0)
-        correct = mask & (jnp.argmax(logits, axis=-1) == y)
-        return jnp.sum(losses) / jnp.maximum(jnp.sum(mask), 1), (losses, correct)
+        return jnp.sum(losses) / jnp.maximum(jnp.sum(mask), 1), (losses, logits)
 
-    grads, (losses, correct) = jax.grad(objective, has_aux=True)(state.params)
+    grads, (losses, logits) = jax.grad(objective, has_aux=True)(state.params)
     updates, moments = _ADAM.update(grads, state.moments)
     progress = jnp.minimum(state.count / state.num_steps, 1.0)
     rate = state.learning_rate * 0.5 * (1.0 + jnp.cos(jnp.pi * progress))
     params = jax.tree.map(lambda p, u: p - rate * u, state.params, updates)
     after = replace(state, params=params, moments=moments, count=state.count + 1)
-    return after, losses, correct
+    return after, _seen(logits, losses, y, mask)
+
+
+def _seen(logits: Array, losses: Array, y: Array, mask: Array) -> Seen:
+    logits = logits.astype(jnp.float32)
+    own = jax.nn.one_hot(y, logits.shape[-1], dtype=jnp.bool_)
+    margins = jnp.zeros_like(losses)
+    if logits.shape[-1] > 1:
+        best_other = jnp.max(jnp.where(own, -jnp.inf, logits), axis=-1)
+        margins = jnp.sum(jnp.where(own, logits, 0.0), axis=-1) - best_other
+    errors = jnp.sqrt(jnp.sum((jax.nn.softmax(logits, axis=-1) - own) ** 2, axis=-1))
+    correct = mask & (jnp.argmax(logits, axis=-1) == y)
+    return Seen(losses, jnp.where(mask, margins, 0.0), jnp.where(mask, errors, 0.0), correct)
 
 
 def to_model(state: TrainState, name: str = "trained") -> Model:

@@ -1,0 +1,101 @@
+"""Ridge classifiers on several views of the same rows, out of fold, from one set of moments."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from jaxpoison._types import HostArray
+from jaxpoison.linalg import one_thread
+
+
+class NormalEquations:
+    """Normal equations of one-hot regression, by fold, and what is taken out of them.
+
+    Attributes:
+        phi: [r, p] float32, centred, in units of each feature's deviation.
+        mean: [p] and
+        scale: [p], with which ``phi = (given - mean) * scale``.
+        gram: [p, p] ``phi^T phi``.
+        labels: [r] dense.
+        num_classes: c.
+        num_folds: Folds.
+    """
+
+    def __init__(
+        self,
+        phi: HostArray,
+        labels: HostArray,
+        num_classes: int,
+        fold: HostArray,
+        columns: HostArray,
+        ridge: float,
+    ) -> None:
+        """Centres and scales the features, in place, and adds up the moments of each fold.
+
+        Args:
+            phi: [r, p] float32.
+            labels: [r] dense.
+            num_classes: c.
+            fold: [r] int.
+            columns: [v, p] bool, the features of each view.
+            ridge: Share of the mean diagonal added to the equations.
+        """
+        self.mean = phi.mean(axis=0)
+        deviation = phi.std(axis=0)
+        floor = 1e-3 * max(float(deviation.max()), 1e-30)
+        self.scale = (1.0 / (deviation + floor)).astype(np.float32)
+        phi -= self.mean
+        phi *= self.scale
+        self.phi, self.labels, self.num_classes = phi, labels, num_classes
+        self._fold, self._columns, self._ridge = fold, columns, ridge
+        self.num_folds = int(fold.max()) + 1
+        self._full = [self._moments(np.flatnonzero(fold == k)) for k in range(self.num_folds)]
+        self.gram: HostArray = np.sum([part[0][:-1, :-1] for part in self._full], axis=0)
+
+    @one_thread()
+    def _moments(self, rows: HostArray) -> tuple[HostArray, HostArray]:
+        """Gram [p + 1, p + 1] and targets [p + 1, c] of some rows, a constant 1 as last column."""
+        phi = np.concatenate([self.phi[rows], np.ones((len(rows), 1), np.float32)], axis=1)
+        target = np.eye(self.num_classes, dtype=np.float32)[self.labels[rows]]
+        return phi.T @ phi, phi.T @ target
+
+    def solve(self, left_out: HostArray) -> HostArray:
+        """Weights [v, folds, p + 1, c] fitted to the other folds without some rows."""
+        parts = []
+        for k, (gram, target) in enumerate(self._full):
+            rows = np.flatnonzero(left_out & (self._fold == k))
+            less = self._moments(rows) if len(rows) else (0.0, 0.0)
+            parts.append((gram - less[0], target - less[1]))
+        gram = np.sum([p[0] for p in parts], axis=0)
+        target = np.sum([p[1] for p in parts], axis=0)
+        v, p = self._columns.shape
+        out = np.zeros((v, self.num_folds, p + 1, self.num_classes), np.float32)
+        for i, columns in enumerate(self._columns):
+            at = np.append(np.flatnonzero(columns), p)
+            for k, part in enumerate(parts):
+                kept = (gram - part[0])[np.ix_(at, at)]
+                out[i, k, at] = _ridge(kept, (target - part[1])[at], self._ridge)
+        return out
+
+    @one_thread()
+    def out_of_fold(self, weights: HostArray) -> HostArray:
+        """Scores [v, r, c] of each row by the weights that never saw its fold."""
+        v, _, _, c = weights.shape
+        out = np.empty((v, len(self.phi), c), np.float32)
+        for k in range(self.num_folds):
+            rows = np.flatnonzero(self._fold == k)
+            phi = self.phi[rows]
+            for i, columns in enumerate(self._columns):
+                at = np.flatnonzero(columns)
+                out[i, rows] = phi[:, at] @ weights[i, k, at] + weights[i, k, -1]
+        return out
+
+
+@one_thread()
+def _ridge(gram: HostArray, target: HostArray, share: float) -> HostArray:
+    from scipy.linalg import cho_factor, cho_solve
+
+    gram.flat[:: len(gram) + 1] += share * np.trace(gram) / len(gram)
+    factor = cho_factor(gram, lower=True, overwrite_a=True, check_finite=False)
+    out: HostArray = cho_solve(factor, target, check_finite=False)
+    return out
