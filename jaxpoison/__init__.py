@@ -11,15 +11,25 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from jaxpoison import detect, kernels, models, sources
+    from jaxpoison import attacks, detect, evaluate, kernels, models, sources
     from jaxpoison.report import Report
     from jaxpoison.scanning import scan
 
 __version__ = "0.1.0"
-__all__ = ["Report", "__version__", "detect", "kernels", "models", "scan", "sources"]
+__all__ = [
+    "Report",
+    "__version__",
+    "attacks",
+    "detect",
+    "evaluate",
+    "kernels",
+    "models",
+    "scan",
+    "sources",
+]
 
 _MEMBERS = {"Report": "jaxpoison.report", "scan": "jaxpoison.scanning"}
-_ROOMS = frozenset({"detect", "kernels", "models", "sources"})
+_ROOMS = frozenset({"attacks", "detect", "evaluate", "kernels", "models", "sources"})
 
 
 def __getattr__(name: str) -> object:

@@ -14,7 +14,7 @@ import pytest
 
 import jaxpoison
 from jaxpoison._check import DataError, JaxpoisonError, NothingToScan, UsageError
-from jaxpoison._types import DETECTOR_NAMES
+from jaxpoison._types import DEFAULT_DETECTORS, DETECTOR_NAMES, DETECTORS
 from jaxpoison.cli import main
 
 HEAVY = {"jax", "flax", "optax", "numpy", "scipy", "sklearn", "pyarrow", "rich", "jinja2"}
@@ -140,7 +140,10 @@ def test_interrupt_is_one_line(scanning, out, capsys):
         (["scan", "x.npz", "--out", "o", "--pla"], "--pla"),
         (["scan", "x.npz", "--out", "o", "--detectors", "spectrl"], "did you mean 'spectral'"),
         (["scan", "x.npz", "--out", "o", "--detectors", "zzz"], "known: spectral, activation"),
+        (["scan", "x.npz", "--out", "o", "--detectors", "zzz"], ", strip, all, user:NAME"),
+        (["scan", "x.npz", "--out", "o", "--detectors", "aum,user:"], "unknown detector 'user:'"),
         (["scan", "x.npz", "--out", "o", "--detectors", " , "], "no name"),
+        (["scan", "x.npz", "--out", "o", "--trusted"], "--trusted"),
         (["scan", "x.npz", "--out", "o", "--fdr", "0"], "between 0 and 1"),
         (["scan", "x.npz", "--out", "o", "--fdr", "1"], "got '1'"),
         (["scan", "x.npz", "--out", "o", "--fdr", "nan"], "got 'nan'"),
@@ -170,7 +173,8 @@ def test_a_folder_in_use_is_refused_before_the_scan(scanning, tmp_path, capsys):
 
 
 def test_options_reach_the_plan(scanning, out):
-    options = ["--labels", "y.npy", "--features", "f.npy", "--detectors", "mixture, spectral"]
+    options = ["--labels", "y.npy", "--features", "f.npy", "--trusted", "rows.txt"]
+    options += ["--detectors", "mixture, spectral,user:mine"]
     options += ["--seed", "7", "--fdr", "0.1", "--budget-mb", "512", "--drop-nonfinite"]
     assert main(["scan", "x.npy", "--out", out, *options]) == 0
     assert scanning.plans == [
@@ -178,8 +182,9 @@ def test_options_reach_the_plan(scanning, out):
             "data": "x.npy",
             "labels": "y.npy",
             "features": "f.npy",
+            "trusted": "rows.txt",
             "method": {
-                "detectors": ("mixture", "spectral"),
+                "detectors": ("mixture", "spectral", "user:mine"),
                 "seed": 7,
                 "fdr": 0.1,
                 "drop_nonfinite": True,
@@ -193,7 +198,12 @@ def test_what_was_not_given_keeps_the_default_of_the_scan(scanning, out):
     assert main(["scan", "x.npz", "--out", out]) == 0
     (plan,) = scanning.plans
     assert plan["method"] == {} and plan["resources"] == {}
-    assert plan["labels"] is None and plan["features"] is None
+    assert plan["labels"] is None and plan["features"] is None and plan["trusted"] is None
+
+
+def test_all_detectors_reach_the_plan(scanning, out):
+    assert main(["scan", "x.npz", "--out", out, "--detectors", "all"]) == 0
+    assert scanning.plans[0]["method"] == {"detectors": ("all",)}
 
 
 def test_plan_prints_the_forecast_and_runs_nothing(scanning, capsys):
@@ -212,7 +222,12 @@ def test_quiet_prints_nothing(scanning, out, capsys):
 def test_help_names_every_detector_and_exit_status(capsys):
     assert main(["scan", "--help"]) == 0
     text = capsys.readouterr().out
-    assert all(name in text for name in DETECTOR_NAMES)
+    lines = [line.strip() for line in text.splitlines()]
+    for name in DETECTOR_NAMES:  # one line each, marked where it runs by default
+        mark = "* " if name in DEFAULT_DETECTORS else ""
+        (line,) = [one for one in lines if one.endswith(DETECTORS[name])]
+        assert line.startswith(f"{mark}{name} ")
+    assert max(map(len, text.splitlines())) <= 100
     assert main(["--help"]) == 0
     text = capsys.readouterr().out
     assert all(status in text for status in ("  0  ", "  1  ", "  2  ", "  3  ", "  4  ", "130"))

@@ -126,9 +126,7 @@ def test_charts_survive_odd_values(values):
 @pytest.mark.parametrize("suspected", [(), (1,), (0, 1, 2)])
 @pytest.mark.parametrize("image_shape", [None, (8, 8), (9, 5, 3), (200, 100, 1)])
 def test_page_is_complete_and_loads_nothing(verdict, suspected, image_shape):
-    text = render_html(
-        make_report(verdict=verdict, suspected=suspected, image_shape=image_shape)
-    )
+    text = render_html(make_report(verdict=verdict, suspected=suspected, image_shape=image_shape))
     page = Page(text)
     assert f'class="verdict {verdict}"' in text and "uncalibrated against trusted data" in text
     for tag, attrs in page.tags:

@@ -16,9 +16,11 @@ from sklearn.datasets import load_digits
 import jaxpoison
 from jaxpoison import scan
 from jaxpoison._check import DataError, NothingToScan, UsageError
-from jaxpoison._types import DETECTOR_NAMES
+from jaxpoison._types import DEFAULT_DETECTORS, DETECTOR_NAMES, Scores
+from jaxpoison.detect import registry
 from jaxpoison.report import Report, load_schema
 from jaxpoison.scanning import Method, Resources, ScanPlan, forecast, run
+from jaxpoison.scanning.trusted import trusted_rows
 from jaxpoison.stream import Stream
 
 _SPEC = importlib.util.spec_from_file_location(
@@ -29,6 +31,8 @@ _SPEC.loader.exec_module(data)
 
 TARGET = 3
 QUICK = {"detectors": ("mixture",)}
+OF_TRAINING = ("early_loss", "el2n", "aum", "loss_drop", "low_loss")
+UNTRAINED = [name for name in DEFAULT_DETECTORS if name not in OF_TRAINING]
 
 
 def digits():
@@ -105,10 +109,13 @@ def check_consistent(report):
     assert ((report.p > 0) & (report.p <= 1)).all() and ((report.q > 0) & (report.q <= 1)).all()
     assert doc["n_samples"] == n and doc["n_flagged"] == report.flagged.sum()
     assert ((report.suspected_kind != "") == report.flagged).all()
-    assert doc["n_flagged"] == sum(a["n"] for a in doc["suspected_attacks"])
+    if not doc["calibrated"]:  # else rows are flagged by their q-values too
+        assert doc["n_flagged"] == sum(a["n"] for a in doc["suspected_attacks"])
+    assert {name for name, run in doc["detectors"].items() if run["ran"]} == set(report.scores)
+    assert all(run["reason"] for run in doc["detectors"].values())
     assert set(report.clean_indices()) | set(report.flagged_indices()) == set(report.index)
     assert 0 <= doc["p_poisoned"] <= 1 and 0 <= doc["estimated_rate"] <= 1
-    if report.flagged.any():  # flagged rows lead the ranking
+    if report.flagged.any() and not doc["calibrated"]:  # flagged rows lead the ranking
         assert report.suspicion[report.flagged].min() > report.suspicion[~report.flagged].max()
 
 
@@ -118,7 +125,7 @@ def test_patched_digits_with_a_trained_network(poisoned):
     check_found(report, rows)
     check_consistent(report)
     assert report.report["timing"]["train"] > 0
-    assert set(report.scores) == set(DETECTOR_NAMES)
+    assert set(report.scores) == set(DEFAULT_DETECTORS)
     spaces = report.report["detectors"]["mixture"]["reason"]
     assert all(name in spaces for name in ("input", "layer1", "layer2"))
 
@@ -143,7 +150,9 @@ def test_patched_digits(featured):
     report, rows, _ = featured
     check_found(report, rows)
     check_consistent(report)
-    assert set(report.scores) == set(DETECTOR_NAMES)
+    assert set(report.scores) == set(UNTRAINED)
+    for name in OF_TRAINING:
+        assert "no network was trained" in report.report["detectors"][name]["reason"]
     assert report.report["timing"]["train"] == 0  # the features were given
     assert report.report["plan"]["features"] == "<array>"
     assert "layer" not in json.dumps(report.report["detectors"])
@@ -277,6 +286,19 @@ BAD = [  # x, y, options, error, words of the message
     (X, Y, {"features": np.zeros((600, 2, 2, 2, 2))}, DataError, ["features"]),
     (X, Y, {"detectors": ("magic",)}, UsageError, ["magic", "spectral"]),
     (X, Y, {"detectors": ()}, UsageError, ["empty"]),
+    (X, Y, {"detectors": ("user:",)}, UsageError, ["'user:'", "user:NAME"]),
+    (X, Y, {"detectors": ("user:nowhere",)}, UsageError, ["nowhere", "jaxpoison.detectors"]),
+    (X, Y, {"trusted": [*range(30), 600]}, DataError, ["entry 30", "row 600", "0 to 599"]),
+    (X, Y, {"trusted": [*range(30), -1]}, DataError, ["entry 30", "row -1"]),
+    (X, Y, {"trusted": [*range(30), 4]}, DataError, ["row 4", "twice"]),
+    (X, Y, {"trusted": np.arange(30.0)}, UsageError, ["float64", "integers"]),
+    (X, Y, {"trusted": [[1], [2, 3]]}, UsageError, ["trusted", "integers"]),
+    (X, Y, {"trusted": np.zeros((600, 1), bool)}, UsageError, ["(600, 1)"]),
+    (X, Y, {"trusted": np.ones(599, bool)}, DataError, ["599", "600", "one bool for each row"]),
+    (X, Y, {"trusted": []}, DataError, ["0 rows", "at least 20"]),
+    (X, Y, {"trusted": range(19)}, DataError, ["19 rows", "at least 20"]),
+    (X, Y, {"trusted": "no/such.npy"}, DataError, ["no/such.npy", "check the path"]),
+    (X, Y, {"trusted": "rows.json"}, UsageError, ["rows.json", ".npy, .txt, .csv"]),
     (X, Y, {"fdr": 0.0}, UsageError, ["fdr", "0.05"]),
     (X, Y, {"fdr": float("nan")}, UsageError, ["fdr"]),
     (X, Y, {"seed": -1}, UsageError, ["seed", "-1"]),
@@ -321,9 +343,197 @@ def test_small_classes_are_reported():
     skipped = {entry["label"]: entry for entry in report.report["skipped_classes"]}
     assert set(skipped) == {9, 11}
     assert skipped[9]["rows"] == 5 and skipped[11]["rows"] == 1
-    assert all(name in skipped[9]["reason"] for name in DETECTOR_NAMES)
+    assert all(name in skipped[9]["reason"] for name in UNTRAINED)
     assert not report.flagged[:6].any()
     check_consistent(report)
+
+
+# Detectors by name
+
+
+def test_all_detectors():
+    x, y = small()
+    report = quick(x, y, detectors=["all"])
+    assert list(report.report["detectors"]) == list(DETECTOR_NAMES)
+    silent = {name for name, run in report.report["detectors"].items() if not run["ran"]}
+    assert silent == {*OF_TRAINING, "strip"}  # which need a network
+    assert "only features" in report.report["detectors"]["strip"]["reason"]
+    assert report.report["plan"]["method"]["detectors"] == ["all"]
+    check_consistent(report)
+
+
+@pytest.mark.slow
+def test_all_detectors_with_a_network():
+    report = scan(*digits(), detectors=["all"])
+    assert set(report.scores) == set(DETECTOR_NAMES)
+    assert report.verdict == "clean"
+    check_consistent(report)
+
+
+def test_which_detectors_a_method_names():
+    assert Method().names == DEFAULT_DETECTORS
+    assert Method(detectors=("mixture", "spectral", "mixture")).names == ("spectral", "mixture")
+    named = Method(detectors=("user:b", "all", "user:a", "user:b", "strip")).names
+    assert named == (*DETECTOR_NAMES, "user:b", "user:a")
+
+
+@dataclasses.dataclass(frozen=True)
+class Mine:
+    """A detector of another package: how large the first feature is."""
+
+    min_rows: int = 5
+    fault: str = ""
+
+    def score(self, stream, *, key):
+        if self.fault == "raises":
+            raise RuntimeError("no licence")
+        values = stream.take(np.arange(len(stream)))[:, 0].astype(np.float64)
+        if self.fault == "nan":
+            values[3] = np.nan
+        loud = np.full(stream.num_classes, 1e9)
+        return Scores(values, loud, np.zeros((len(loud), 0)), values > 0, ())
+
+
+@pytest.fixture
+def offered(monkeypatch):
+    """Offers a detector under the name "mine"."""
+    given = {"mine": Mine()}
+    monkeypatch.setattr(registry, "load", lambda name: given[name])
+    return given
+
+
+def test_a_detector_of_another_package_ranks_rows(offered):
+    x, y = small()
+    report = quick(x, y, detectors=["mixture", "user:mine"])
+    assert list(report.scores) == ["mixture", "user:mine"]
+    assert report.report["detectors"]["user:mine"]["ran"]
+    assert report.report["detectors"]["user:mine"]["reason"] == "looked at input"
+    order = np.argsort(x[y == 1, 0])
+    assert (np.diff(report.scores["user:mine"][y == 1][order]) >= 0).all()
+    alone = quick(x, y)  # its statistic opens no gate
+    assert np.array_equal(report.flagged, alone.flagged)
+    assert report.report["suspected_attacks"] == alone.report["suspected_attacks"]
+    check_consistent(report)
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [("raises", ["user:mine", "RuntimeError: no licence"]), ("nan", ["user:mine", "values[3]"])],
+)
+def test_a_failing_detector_of_another_package_is_named(offered, fault, words):
+    offered["mine"] = Mine(fault=fault)
+    with pytest.raises(UsageError) as caught:
+        quick(*small(), detectors=["user:mine"])
+    assert all(word in str(caught.value) for word in words)
+
+
+# Trusted rows
+
+
+@pytest.fixture(scope="module")
+def trusting():
+    """Patched digits of which 600 honest rows are known."""
+    x, y, rows = patched()
+    honest = np.setdiff1d(np.arange(len(y)), rows)
+    known = np.sort(np.random.default_rng(1).permutation(honest)[:600])
+    return scan(x, y, features=flat(x), trusted=known, **QUICK), rows, known
+
+
+def test_trusted_rows_make_conformal_p_values(trusting):
+    report, rows, known = trusting
+    doc = report.report
+    assert doc["calibrated"] and doc["note"] == "p-values are conformal against 600 trusted rows"
+    assert doc["verdict"] == "poisoned" and report.flagged[rows].mean() >= 0.9
+    assert not report.flagged[known].any() and (report.q[known] == 1).all()
+    least = 1 / (1 + np.bincount(report.label[known]))
+    assert (report.p >= least[report.label]).all()
+    assert report.p[rows].max() < 0.1
+    assert doc["plan"]["trusted"] == "<array>" and "conformal" in doc["threshold"]["method"]
+    check_consistent(report)
+    x, y, _ = patched()
+    without = scan(x, y, features=flat(x), **QUICK)
+    assert np.array_equal(without.suspicion, report.suspicion)
+    assert not without.report["calibrated"]
+
+
+def test_rows_unlike_trusted_ones_are_flagged():
+    """Scattered outliers are no attack pattern, but unlike anything that is trusted."""
+    x, y = small(n=2400, num_classes=2)
+    rng = np.random.default_rng(0)
+    odd = rng.permutation(2400)[:120]
+    x[odd] += 12 * np.sign(rng.normal(size=(120, x.shape[1])))
+    known = np.zeros(2400, np.bool_)
+    known[rng.permutation(np.setdiff1d(np.arange(2400), odd))[:1200]] = True
+    report = quick(x, y, trusted=known, detectors=["density"], fdr=0.1)
+    assert report.verdict == "suspicious"
+    assert report.flagged[odd].mean() > 0.8
+    assert (~np.isin(report.flagged_indices(), odd)).mean() <= 0.15
+    assert set(report.suspected_kind[report.flagged]) == {"unusual"}
+    check_consistent(report)
+
+
+@pytest.mark.parametrize("kind", ["txt", "csv", "npy", "mask"])
+def test_trusted_rows_of_a_file(trusting, tmp_path, kind):
+    report, _, known = trusting
+    path = tmp_path / ("rows.npy" if kind == "mask" else f"rows.{kind}")
+    if path.suffix == ".npy":
+        mask = np.isin(np.arange(len(report.label)), known)
+        np.save(path, mask if kind == "mask" else known.astype(np.int32))
+    else:
+        path.write_text("\r\n".join(map(str, known)) + "\n\n", encoding="utf-8-sig")
+    mask = trusted_rows(str(path), len(report.label))
+    assert np.array_equal(np.flatnonzero(mask), known)
+
+
+def test_a_plan_names_the_file_of_trusted_rows(tmp_path):
+    np.save(tmp_path / "x.npy", X)
+    np.save(tmp_path / "y.npy", Y)
+    (tmp_path / "rows.txt").write_text("\n".join(map(str, range(0, 600, 2))))
+    plan = ScanPlan(
+        data=str(tmp_path / "x.npy"), labels=str(tmp_path / "y.npy"),
+        features=str(tmp_path / "x.npy"), trusted=str(tmp_path / "rows.txt"),
+        method=Method(detectors=("mixture",)),
+    )  # fmt: skip
+    report = run(plan)
+    assert report.report["note"] == "p-values are conformal against 300 trusted rows"
+    assert report.report["plan"]["trusted"] == plan.trusted
+    assert forecast(plan) == forecast(dataclasses.replace(plan, trusted=None))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("1\n2.0\n", ["line 2", "'2.0'"]), ("row\n1\n", ["line 1", "'row'"]),
+        ("1,2,3\n", ["line 1", "one row number a line"]), ("-1\n", ["'-1'"]),
+        ("9" * 30, ["line 1"]), ("", ["0 rows", "at least 20"]),
+    ],
+)  # fmt: skip
+def test_bad_files_of_trusted_rows(tmp_path, text, words):
+    path = tmp_path / "rows.txt"
+    path.write_text(text)
+    with pytest.raises(DataError) as caught:
+        trusted_rows(path, 600)
+    assert all(word in str(caught.value) for word in [*words, "rows.txt"])
+
+
+def test_a_broken_npy_of_trusted_rows(tmp_path):
+    path = tmp_path / "rows.npy"
+    for content in (b"", b"no array", b"\x93NUMPY\x01\x00"):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match="can not be read"):
+            trusted_rows(path, 600)
+
+
+def test_trusted_rows_are_numbered_as_in_the_input():
+    x = broken(np.nan, row=0)
+    known = np.arange(0, 600, 2)
+    report = quick(x, Y, features=X, drop_nonfinite=True, trusted=known)
+    assert report.index[0] == 1 and (report.q[np.isin(report.index, known)] == 1).all()
+    assert not report.flagged[np.isin(report.index, known)].any()
+    assert report.report["note"] == "p-values are conformal against 299 trusted rows"
+    few = np.arange(20)
+    with pytest.raises(DataError, match="19 rows"):
+        quick(x, Y, features=X, drop_nonfinite=True, trusted=few)
 
 
 # Plans

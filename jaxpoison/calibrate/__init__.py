@@ -1,16 +1,29 @@
 """From scores to p-values, gates, groups and a verdict. Every threshold lives in this room."""
 
+from jaxpoison.calibrate.conformal import MIN_TRUSTED as MIN_TRUSTED
+from jaxpoison.calibrate.conformal import against_trusted as against_trusted
+from jaxpoison.calibrate.conformal import conformal_p as conformal_p
+from jaxpoison.calibrate.conformal import conformal_q as conformal_q
 from jaxpoison.calibrate.fuse import Fused as Fused
 from jaxpoison.calibrate.fuse import fuse as fuse
 from jaxpoison.calibrate.gates import Gate as Gate
 from jaxpoison.calibrate.gates import gate as gate
+from jaxpoison.calibrate.gates import rule_of as rule_of
+from jaxpoison.calibrate.groups import Finding as Finding
+from jaxpoison.calibrate.groups import Group as Group
+from jaxpoison.calibrate.groups import is_worth_verifying as is_worth_verifying
+from jaxpoison.calibrate.groups import shifted_groups as shifted_groups
+from jaxpoison.calibrate.groups import trait_group as trait_group
+from jaxpoison.calibrate.labels import flow as flow
+from jaxpoison.calibrate.labels import label_attack as label_attack
+from jaxpoison.calibrate.labels import label_findings as label_findings
 from jaxpoison.calibrate.null import benjamini_hochberg as benjamini_hochberg
 from jaxpoison.calibrate.null import tail_log10_p as tail_log10_p
-from jaxpoison.calibrate.verdict import Finding as Finding
-from jaxpoison.calibrate.verdict import Group as Group
 from jaxpoison.calibrate.verdict import Verdict as Verdict
 from jaxpoison.calibrate.verdict import decide as decide
 from jaxpoison.calibrate.verdict import extend as extend
 from jaxpoison.calibrate.verdict import find as find
+from jaxpoison.calibrate.verdict import kind_of_part as kind_of_part
 from jaxpoison.calibrate.verdict import redraw as redraw
-from jaxpoison.calibrate.verdict import shifted_groups as shifted_groups
+from jaxpoison.calibrate.verdict import sharp_odds as sharp_odds
+from jaxpoison.calibrate.verdict import surround as surround

@@ -7,21 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxpoison._types import Exclusion, HostArray, Refined
+from jaxpoison.calibrate.groups import Finding, Group, confidence, is_confirmed, is_lone
 
-# A group counts as dirty-label poison when its rows belong elsewhere:
-MIN_ROWS = 5  # fewer rows prove nothing
-MAX_AGREEMENT = 0.5  # own label without their own help, of what the rest of the class reaches
-_MAX_LOG10_P = -3.0  # so low an agreement must not be chance
-_MIN_DISPLACEMENT = 1.3  # farther from home than from the classes they came from,
-_DISPLACEMENT_NOISE = 0.6  # over sqrt(rows): the medians of few rows scatter
-_MAX_TRANSPLANT = 1.4  # and ordinary there, up to one common shift
-# A cluster this far off is reported even when nothing confirms it (clean-label poison keeps its
-# labels): only in many dimensions, where honest data has no such gaps.
-_LONE_SEPARATION = 45.0
-_LONE_Z = 6.0
-_LONE_ROWS = 20
-_LONE_FEATURES = 32
-_SHIFT_SEPARATION = 5.0  # of disputed rows along a shift; honest ones reach about 4
 _NULL_ROWS = 20  # disputed rows elsewhere, to say what displacement is usual
 _NULL_SHARE = 0.02  # of them that may lie beyond the limit
 _EXCESS = 3.0  # times the expected number, from which on rows beyond it join a finding
@@ -30,60 +17,9 @@ _RANKED_ODDS = 2.0  # nats given to the rows of a confirmed group that has only 
 _REDRAW_SEPARATION = 3.0  # from which on a redrawn boundary is trusted,
 _REDRAW_OVERLAP = 0.6  # if it still holds this share of the rows
 _SOURCE_SHARE = 0.8  # of a group taken for one class, from which on that class is its source
-
-
-class Group(NamedTuple):
-    """Rows of one class that a detector's open gate sets apart.
-
-    Attributes:
-        detector: Name.
-        space: Where it looked.
-        target: Dense class.
-        rows: Row numbers.
-        log_odds: [len(rows)] of belonging to the group, where the detector gives odds; else None.
-        separation: Of the two populations, NaN where the detector has none.
-        z: Of the class statistic across classes.
-        num_features: d of the space.
-    """
-
-    detector: str
-    space: str
-    target: int
-    rows: HostArray
-    log_odds: HostArray | None
-    separation: float
-    z: float
-    num_features: int
-
-
-class Finding(NamedTuple):
-    """One suspected attack.
-
-    Attributes:
-        kind: "backdoor" or "clean_label".
-        target: Dense class that holds the rows.
-        source: Dense class they come from, or None for several.
-        rows: Row numbers, flagged.
-        log_odds: [len(rows)].
-        support: [len(rows)] share of the groups behind the finding that hold the row.
-        near: Other rows of the class that have odds, below even.
-        near_odds: [len(near)].
-        confidence: 0..1.
-        confirmed: Whether verification agrees.
-        groups: Indices of the groups behind it.
-    """
-
-    kind: str
-    target: int
-    source: int | None
-    rows: HostArray
-    log_odds: HostArray
-    support: HostArray
-    near: HostArray
-    near_odds: HostArray
-    confidence: float
-    confirmed: bool
-    groups: tuple[int, ...]
+_UNLIKE_SPREAD = 1.2  # of the suspicious mode, from which on its rows are of other classes
+_COHERENT = 0.75  # spread of one part of a class, of that of the class
+_DUPLICATES_SHARE = 0.5  # of a finding's rows that are copies of each other
 
 
 class Verdict(NamedTuple):
@@ -108,48 +44,6 @@ class Verdict(NamedTuple):
     expected_fdr: float
 
 
-def displacement_limit(num_rows: int) -> float:
-    """Displacement that a group of so many rows must reach to be confirmed."""
-    return float(_MIN_DISPLACEMENT + _DISPLACEMENT_NOISE / np.sqrt(max(num_rows, 1)))
-
-
-def is_confirmed(group: Group, check: Exclusion) -> bool:
-    """Whether rows of other classes explain a group better than its own class does.
-
-    Honest odd corners of a class fail: a classifier that never saw them may well take them for
-    another class, but they lie no nearer to it than to their own.
-    """
-    return (
-        len(group.rows) >= MIN_ROWS
-        and check.log10_p <= _MAX_LOG10_P
-        and check.agreement <= MAX_AGREEMENT * check.expected
-        and check.home >= displacement_limit(len(group.rows)) * check.transplant
-        and check.transplant <= _MAX_TRANSPLANT
-    )
-
-
-def is_lone(group: Group) -> bool:
-    """Whether a group is so far off that it is reported unconfirmed."""
-    return bool(
-        np.nan_to_num(group.separation) >= _LONE_SEPARATION
-        and group.z >= _LONE_Z
-        and len(group.rows) >= _LONE_ROWS
-        and group.num_features >= _LONE_FEATURES
-    )
-
-
-def confidence(group: Group, check: Exclusion) -> float:
-    """0..1, from how far beyond its thresholds a confirmed group lies."""
-    displacement = check.home / max(check.transplant, 1e-6)
-    score = (
-        0.5 * min(_MAX_LOG10_P - check.log10_p, 8.0)
-        + 4.0 * (MAX_AGREEMENT - check.agreement / max(check.expected, 1e-6))
-        + 6.0 * (min(displacement, 2.0) - displacement_limit(len(group.rows)))
-        + 0.5 * np.log(max(float(np.nan_to_num(group.separation)), 4.0) / 8.0)
-    )
-    return float(1.0 / (1.0 + np.exp(-score)))
-
-
 def find(
     groups: list[Group], checks: list[Exclusion], *, num_classes: int, fdr: float
 ) -> list[Finding]:
@@ -171,38 +65,6 @@ def find(
         if found is not None:
             findings.append(found)
     return sorted(findings, key=lambda f: (-f.confidence, f.target))
-
-
-def shifted_groups(labels: HostArray, found: list[Refined | None]) -> list[Group]:
-    """Groups along a shift that disputed rows share, where it sets them clearly apart.
-
-    Args:
-        labels: [n] dense.
-        found: What ``refine`` made of the disputed rows of each class.
-
-    Returns:
-        A group for each clear one.
-    """
-    out = []
-    for each in found:
-        if each is None or each.separation < _SHIFT_SEPARATION:
-            continue
-        inside = each.log_odds > 0
-        if not MIN_ROWS <= inside.sum() < len(inside):
-            continue
-        out.append(
-            Group(
-                detector="exclusion",
-                space="disputed labels",
-                target=int(labels[each.rows[0]]),
-                rows=each.rows[inside],
-                log_odds=each.log_odds[inside],
-                separation=each.separation,
-                z=0.0,
-                num_features=0,
-            )
-        )
-    return out
 
 
 def redraw(found: Finding, new: Refined, fdr: float) -> Finding:
@@ -301,6 +163,15 @@ def decide(findings: list[Finding], num_rows: int) -> Verdict:
     )
 
 
+def sharp_odds(verdict: Verdict) -> HostArray:
+    """The odds [n] of rows in groups with a boundary of their own; wrong labels have none."""
+    odds = verdict.log_odds.copy()
+    for found in verdict.findings:
+        if found.kind == "label_flip":
+            odds[found.rows] = -np.inf
+    return odds
+
+
 def _finding(
     target: int,
     mine: list[int],
@@ -313,7 +184,8 @@ def _finding(
     good = [i for i in mine if is_confirmed(groups[i], checks[i])]
     confirmed = bool(good)
     # a mixture draws its own boundary; cut-off ranks only fill in where no mixture is confirmed
-    good = [i for i in good if groups[i].log_odds is not None] or good
+    with_odds = [i for i in good if groups[i].log_odds is not None or groups[i].hint]
+    good = with_odds or good
     good = good or [i for i in mine if is_lone(groups[i])]
     if not good:
         return None
@@ -328,7 +200,7 @@ def _finding(
     check = checks[best]
     single = check.source_share >= _SOURCE_SHARE and num_classes > 2
     return Finding(
-        kind="backdoor" if confirmed else "clean_label",
+        kind=_kind([groups[i] for i in good], rows) if confirmed else "clean_label",
         target=target,
         source=check.source if confirmed and (single or num_classes == 2) else None,
         rows=rows[keep],
@@ -339,6 +211,43 @@ def _finding(
         confidence=confidence(groups[best], check) if confirmed else 0.5,
         confirmed=confirmed,
         groups=tuple(good),
+    )
+
+
+def _kind(groups: list[Group], rows: HostArray) -> str:
+    """What the confirmed groups of a class amount to."""
+    copies = [g.rows for g in groups if g.hint == "duplicates"]
+    if copies and np.isin(rows, np.concatenate(copies)).mean() >= _DUPLICATES_SHARE:
+        return "duplicates"
+    dirty = [g for g in groups if g.hint != "duplicates"]
+    if all(g.detector == "whitening" and not g.spread_ratio >= _UNLIKE_SPREAD for g in dirty):
+        return "clean_label"
+    return "backdoor"
+
+
+def kind_of_part(spread: float, otherwise: str) -> str:
+    """The kind of rows taken for one class, by how various they are.
+
+    Args:
+        spread: 1 for rows as various as that class, NaN where that is not known.
+        otherwise: The kind where they are no coherent part.
+    """
+    return "subpopulation" if spread <= _COHERENT else otherwise
+
+
+def surround(found: Finding, rows: HostArray, log_odds: HostArray) -> Finding:
+    """A finding with odds for further rows of its class, which stay unflagged.
+
+    Args:
+        found: Confirmed.
+        rows: [m] rows of its class.
+        log_odds: [m] of belonging to it.
+    """
+    known = np.concatenate([found.rows, found.near])
+    new = ~np.isin(rows, known)
+    return found._replace(
+        near=np.concatenate([found.near, rows[new]]),
+        near_odds=np.concatenate([found.near_odds, np.minimum(log_odds[new], 0.0)]),
     )
 
 

@@ -6,10 +6,19 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from jaxpoison._check import UsageError
+from jaxpoison._types import (
+    ALL_DETECTORS,
+    DEFAULT_DETECTORS,
+    DETECTOR_NAMES,
+    DETECTORS,
+    USER_PREFIX,
+)
 
 if TYPE_CHECKING:
     from jaxpoison.report import Report
     from jaxpoison.scanning import ScanPlan
+
+_USER_LINE = "    user:NAME    installed by another package under jaxpoison.detectors"
 
 MAX_SEED = 2**32 - 1
 MIN_BUDGET_MB = 64
@@ -18,6 +27,7 @@ _EXAMPLES = """\
 examples:
   jaxpoison scan train.npz --out report
   jaxpoison scan images.npy --labels labels.npy --features embeddings.npy --out report
+  jaxpoison scan train.npz --trusted honest_rows.txt --out report
   jaxpoison scan train.parquet --plan
 """
 
@@ -28,7 +38,7 @@ def add_parser(commands: Any) -> None:
         "scan",
         help="look for poison in a dataset",
         description="Looks for poisoned rows and writes a report.",
-        epilog=_EXAMPLES,
+        epilog=f"{_detector_lines()}\n{_EXAMPLES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -42,8 +52,9 @@ def add_parser(commands: Any) -> None:
         "--detectors",
         metavar="A,B",
         type=detector_names,
-        help="only these: spectral, activation, spectre, mahalanobis, mixture (default: all)",
+        help="only these of the list below, all, or user:NAME (default: those marked *)",
     )
+    add("--trusted", metavar="FILE", help="numbers of rows known to be honest, or a mask of them")
     add("--seed", metavar="N", type=seed, help="seed of everything random (default: 0)")
     add("--fdr", metavar="Q", type=fdr, help="share of false alarms among the flagged rows")
     add("--budget-mb", metavar="M", type=budget_mb, help="memory the scan may use, in megabytes")
@@ -52,6 +63,14 @@ def add_parser(commands: Any) -> None:
     add("--exit-zero", action="store_true", help="exit with 0 even if there is evidence of poison")
     add("--quiet", action="store_true", help="print errors only")
     add("--debug", action="store_true", help="print a traceback after an error")
+
+
+def _detector_lines() -> str:
+    lines = [
+        f"  {'*' if name in DEFAULT_DETECTORS else ' '} {name:<13}{what}"
+        for name, what in DETECTORS.items()
+    ]
+    return "\n".join(["detectors (* runs by default):", *lines, _USER_LINE, ""])
 
 
 def run(args: argparse.Namespace) -> int:
@@ -85,6 +104,7 @@ def make_plan(args: argparse.Namespace) -> ScanPlan:
         data=args.data,
         labels=args.labels,
         features=args.features,
+        trusted=args.trusted,
         method=Method(**_given(method)),
         resources=Resources(**_given({"budget_mb": args.budget_mb})),
     )
@@ -125,20 +145,19 @@ def describe_forecast(forecast: dict[str, Any]) -> str:
 
 def detector_names(text: str) -> tuple[str, ...]:
     """Parses --detectors; an unknown name is answered with the closest known one."""
-    from jaxpoison._types import DETECTOR_NAMES
-
+    known = (*DETECTOR_NAMES, ALL_DETECTORS)
+    listed = f"known: {', '.join(known)}, {USER_PREFIX}NAME"
     names = [name.strip() for name in text.split(",") if name.strip()]
     if not names:
-        raise argparse.ArgumentTypeError(f"no name in {text!r}; known: {', '.join(DETECTOR_NAMES)}")
+        raise argparse.ArgumentTypeError(f"no name in {text!r}; {listed}")
     for name in names:
-        if name not in DETECTOR_NAMES:
+        is_user = name.startswith(USER_PREFIX) and name != USER_PREFIX
+        if not is_user and name not in known:
             import difflib
 
-            close = difflib.get_close_matches(name, DETECTOR_NAMES, n=1)
+            close = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {close[0]!r}? " if close else ""
-            raise argparse.ArgumentTypeError(
-                f"unknown detector {name!r}; {hint}known: {', '.join(DETECTOR_NAMES)}"
-            )
+            raise argparse.ArgumentTypeError(f"unknown detector {name!r}; {hint}{listed}")
     return tuple(dict.fromkeys(names))
 
 

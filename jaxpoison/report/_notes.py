@@ -65,6 +65,82 @@ METHODS = {
         "directions in which the other classes do not vary.",
         "Honest classes of two kinds look alike; exclusion decides between them and poison.",
     ),
+    "whitening": (
+        "Contrast whitening",
+        "Looks along the direction in which a class varies and the other classes do not, and asks "
+        "whether its rows fall into two groups there.",
+        "Sees one shift that many rows share; not triggers that move, bend or follow the row.",
+    ),
+    "duplicates": (
+        "Near duplicates",
+        "Joins rows that are nearer to each other than honest rows of the class are.",
+        "Copies that were changed much look honest; so do pairs, and copies that are half a class.",
+    ),
+    "labels": (
+        "Label views",
+        "Asks classifiers that never saw a row's label, and each see part of the row, what it is.",
+        "Poison whose labels are right goes unseen; rows between two classes look wrong.",
+    ),
+    "neighbours": (
+        "Neighbours' labels",
+        "Scores rows whose nearest rows carry other labels.",
+        "Planted rows that lie together vote for each other.",
+    ),
+    "density": (
+        "Local density",
+        "Scores rows that lie farther from their neighbours than those do from theirs.",
+        "Finds lone rows of any kind, honest ones too; a group of planted rows is not alone.",
+    ),
+    "early_loss": (
+        "Early loss",
+        "Scores rows that the network has not learnt in the first part of its training.",
+        "Sees wrong labels; a clear trigger is learnt early and scores low.",
+    ),
+    "el2n": (
+        "Error norm (EL2N)",
+        "Scores rows by how far the network's probabilities are from the label early on.",
+        "As early loss.",
+    ),
+    "aum": (
+        "Area under the margin",
+        "Scores rows whose own class stays behind another one all through the training.",
+        "Sees wrong labels; not backdoors, which the network learns well.",
+    ),
+    "loss_drop": (
+        "Pace of the loss",
+        "Scores rows whose loss falls much sooner or later than that of their class.",
+        "Says nothing where poison is most of a class.",
+    ),
+    "low_loss": (
+        "Low-loss isolation",
+        "Scores rows that are learnt at once, as triggers are.",
+        "Easy honest rows score as high; rare or faint triggers are learnt later.",
+    ),
+    "clusters": (
+        "Density clusters",
+        "Looks for dense groups in a class besides its main one.",
+        "Natural sub-groups are such groups.",
+    ),
+    "split": (
+        "Variance decomposition (SCAn)",
+        "Tests whether a class is better explained by two normal distributions of one covariance.",
+        "Natural sub-groups pass as well; nothing is seen where every class is poisoned alike.",
+    ),
+    "gram": (
+        "Powers of Gram matrices",
+        "Scores rows whose features go together in an unusual way.",
+        "Each row is judged by itself: says nothing about groups.",
+    ),
+    "low_rank": (
+        "Robust principal components",
+        "Scores rows by what a few components and sparse errors leave of them.",
+        "Finds odd rows of any kind, honest ones too.",
+    ),
+    "strip": (
+        "STRIP",
+        "Mixes each row with rows of other classes; a trigger keeps the prediction as it was.",
+        "Needs a network that learnt a trigger which survives the mixing.",
+    ),
     "exclusion": (
         "Verification by exclusion",
         "Takes a group's rows out of a classifier exactly, asks it what they are, and compares "
@@ -74,9 +150,15 @@ METHODS = {
     ),
 }
 
-LIMITS = (
+UNCALIBRATED = (
     "Uncalibrated: no trusted data was given, so p- and q-values compare each row with the bulk "
-    "of the scanned data itself. Read them as a ranking with an estimated error rate.",
+    "of the scanned data itself. Read them as a ranking with an estimated error rate."
+)
+CALIBRATED = (
+    "The p- and q-values hold if the trusted rows are honest and were drawn at random from the "
+    "honest rows. A row that only its q-value flags is unusual, which need not mean poisoned."
+)
+LIMITS = (
     "Natural sub-groups (a rare style, another camera, duplicates) can look like poison. The "
     "pictures are there to tell them apart.",
     "Poison whose labels are right and whose mark is faint (clean-label attacks) mostly goes "

@@ -64,12 +64,13 @@ def _context(report: Report, thumb_side: int) -> dict[str, Any]:
         }
         for a in attacks[:_MAX_LISTED]
     ]
+    calibration = _notes.CALIBRATED if doc["calibrated"] else _notes.UNCALIBRATED
     css, script = _asset("report.css"), _asset("report.js")
     plan = json.dumps(doc["plan"], indent=2, default=str)
     return {
         "doc": doc, "verdict": report.verdict, "headline": VERDICTS[report.verdict],
         "meaning": _notes.MEANING[report.verdict], "steps": _notes.NEXT_STEPS[report.verdict],
-        "limits": _notes.LIMITS, "methods": _notes.METHODS,
+        "limits": (calibration, *_notes.LIMITS), "methods": _notes.METHODS,
         "attacks": listed, "num_more_attacks": len(attacks) - len(listed),
         "matrix": _views.matrix(report),
         "suspected": [card for card in cards if card["suspected"]],

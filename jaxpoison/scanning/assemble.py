@@ -9,8 +9,8 @@ import numpy as np
 
 from jaxpoison import calibrate
 from jaxpoison._types import DETECTOR_NAMES, Exclusion, HostArray
-from jaxpoison.calibrate.gates import RULES
-from jaxpoison.calibrate.verdict import Finding, Group, displacement_limit, is_confirmed
+from jaxpoison.calibrate.gates import rule_of
+from jaxpoison.calibrate.groups import Finding, Group, displacement_limit, is_confirmed
 from jaxpoison.report import ClassPicture, Example, Pictures, Report
 from jaxpoison.scanning.evidence import Evidence, seen_in
 from jaxpoison.scanning.plan import ScanPlan
@@ -28,6 +28,7 @@ _NOTE = (
     "p-values are relative to the lower half of each class of this very data; "
     "uncalibrated against trusted data"
 )
+_UNUSUAL = "unusual"  # kind of a row that only its q-value flags
 
 
 class Outcome(NamedTuple):
@@ -39,9 +40,11 @@ class Outcome(NamedTuple):
     classes: HostArray
     dense: HostArray
     kept: HostArray
+    trusted: HostArray | None
     inspection: Inspection
     spaces: list[Space]
     evidence: list[Evidence]
+    reasons: dict[str, str]  # why a detector asked for did not run
     groups: list[Group]
     checks: list[Exclusion]
     verdict: calibrate.Verdict
@@ -54,6 +57,7 @@ def assemble(out: Outcome) -> Report:
     kind = np.full(len(out.dense), "", dtype="U16")
     for found in out.verdict.findings:
         kind[found.rows] = found.kind
+    kind[out.verdict.flagged & (kind == "")] = _UNUSUAL
     pictures = _pictures(out, kind)
     return Report(
         report=_document(out),
@@ -72,9 +76,10 @@ def assemble(out: Outcome) -> Report:
 def _columns(out: Outcome) -> dict[str, HostArray]:
     """One column a detector: its strongest tail over the spaces, as -log10 p."""
     columns: dict[str, HostArray] = {}
-    for name in out.plan.method.detectors or DETECTOR_NAMES:
+    for name in out.plan.method.names:
         mine = [e.log10_p for e in out.evidence if e.detector == name]
-        columns[name] = (-np.min(mine, axis=0)).astype(np.float32)
+        if mine:
+            columns[name] = (-np.min(mine, axis=0)).astype(np.float32)
     return columns
 
 
@@ -87,16 +92,16 @@ def _rows_of_evidence(out: Outcome, target: int) -> tuple[dict[str, Any], ...]:
     """Every detector's statistic for a class against the threshold of its gate."""
     rows = []
     for each in out.evidence:
-        value = float(each.gate.statistic[target])
-        if not np.isfinite(value):
+        value, rule = float(each.gate.statistic[target]), rule_of(each.detector)
+        if rule.is_ranking_only or not np.isfinite(value):
             continue
         threshold = float(each.gate.threshold[target])
         is_across = not np.isfinite(threshold) or bool(
             each.gate.across[target] and not each.gate.absolute[target]
         )
+        null = "nothing found" if rule.is_enough else "parametric bootstrap"
         if is_across:
-            value = float(each.gate.z[target])
-            threshold = RULES[each.detector].across
+            value, threshold, null = float(each.gate.z[target]), rule.across, "across classes"
         rows.append(
             {
                 "detector": each.detector,
@@ -104,7 +109,7 @@ def _rows_of_evidence(out: Outcome, target: int) -> tuple[dict[str, Any], ...]:
                 "statistic": "robust z across classes" if is_across else "class statistic",
                 "value": round(value, 4),
                 "threshold": round(threshold, 4),
-                "null": "across classes" if is_across else "parametric bootstrap",
+                "null": null,
                 "fired": bool(each.gate.open[target]),
             }
         )
@@ -153,25 +158,35 @@ def _skipped(out: Outcome) -> list[dict[str, Any]]:
 
 
 def _detectors(out: Outcome) -> dict[str, Any]:
-    chosen = out.plan.method.detectors or DETECTOR_NAMES
+    chosen = out.plan.method.names
     table = {}
-    for name in DETECTOR_NAMES:
+    for name in dict.fromkeys([*DETECTOR_NAMES, *chosen]):
         mine = [e for e in out.evidence if e.detector == name]
         behind = {i for f in out.verdict.findings for i in f.groups}
         hits = sum(out.groups[i].detector == name for i in behind)
         table[name] = {
             "seconds": round(sum(e.seconds for e in mine), 4),
             "ran": bool(mine),
-            "reason": _reason(name, mine, chosen),
+            "reason": _reason(name, mine, chosen, out.reasons),
             "weight": round(hits / max(len(behind), 1), 4),
         }
     return table
 
 
-def _reason(name: str, mine: list[Evidence], chosen: tuple[str, ...]) -> str:
+def _reason(
+    name: str, mine: list[Evidence], chosen: tuple[str, ...], reasons: dict[str, str]
+) -> str:
     if name not in chosen:
         return "not asked for"
+    if not mine:
+        return reasons[name]
     return "looked at " + ", ".join(e.space for e in mine)
+
+
+def _note(out: Outcome) -> str:
+    if out.trusted is None:
+        return _NOTE
+    return f"p-values are conformal against {out.trusted.sum()} trusted rows"
 
 
 def _document(out: Outcome) -> dict[str, Any]:
@@ -182,8 +197,8 @@ def _document(out: Outcome) -> dict[str, Any]:
         "schema": "jaxpoison.report/1",
         "version": jaxpoison.__version__,
         "verdict": verdict.verdict,
-        "calibrated": False,
-        "note": _NOTE,
+        "calibrated": out.trusted is not None,
+        "note": _note(out),
         "source": {
             "name": out.source.name,
             "fingerprint": out.inspection.fingerprint,
@@ -201,7 +216,8 @@ def _document(out: Outcome) -> dict[str, Any]:
         "skipped_classes": _skipped(out),
         "detectors": _detectors(out),
         "threshold": {
-            "method": "union of verified gates, mean local false discovery rate",
+            "method": "union of verified gates, mean local false discovery rate"
+            + ("" if out.trusted is None else "; and conformal q-values"),
             "value": out.plan.method.fdr,
             "expected_fdr": round(verdict.expected_fdr, 6),
         },
@@ -270,14 +286,19 @@ def _best_evidence(out: Outcome, target: int) -> Evidence | None:
     """The evidence behind the finding, else what comes nearest to its threshold."""
     for found in out.verdict.findings:
         if found.target == target:
-            groups = [out.groups[i] for i in found.groups if out.groups[i].detector in RULES]
-            names = [(g.detector, g.space) for g in sorted(groups, key=lambda g: -_apart(g))]
-            if names:
-                return next(e for e in out.evidence if (e.detector, e.space) == names[0])
+            groups = sorted((out.groups[i] for i in found.groups), key=lambda g: -_apart(g))
+            for group in groups:
+                for each in out.evidence:
+                    if (each.detector, each.space) == (group.detector, group.space):
+                        return each
     seen = [e for e in out.evidence if np.isfinite(e.gate.statistic[target])]
-    if not seen:
-        return None
-    return max(seen, key=lambda e: e.gate.statistic[target] / e.gate.threshold[target])
+    return max(seen, key=lambda e: _nearness(e, target), default=None)
+
+
+def _nearness(each: Evidence, target: int) -> float:
+    """Statistic over threshold; 0 where there is no threshold, or none above 0."""
+    threshold = float(each.gate.threshold[target])
+    return float(each.gate.statistic[target]) / threshold if threshold > 0 else 0.0
 
 
 def _apart(group: Group) -> float:

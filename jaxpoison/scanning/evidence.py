@@ -3,20 +3,108 @@
 from __future__ import annotations
 
 import time
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
 
 from jaxpoison import calibrate, detect
-from jaxpoison._types import DETECTOR_NAMES, HostArray, Scores
-from jaxpoison.calibrate.verdict import MIN_ROWS, Group
+from jaxpoison._check import UsageError
+from jaxpoison._types import USER_PREFIX, HostArray, Scores
+from jaxpoison.calibrate.groups import MIN_ROWS, Group
+from jaxpoison.detect import registry
 from jaxpoison.detect._coordinates import coordinates
 from jaxpoison.detect._detector import Detector
+from jaxpoison.detect.label_views import Opinion
+from jaxpoison.models import Model
 from jaxpoison.scanning.spaces import JOINT_RANK, ProgressFn, Space, joint_space
+from jaxpoison.stream import Stream
 
 _SAME = 0.95  # overlap from which two row sets are one
 _TAIL_Q = 0.05  # rows of an open class that a detector without odds sets apart
+
+
+Looks = Literal[
+    "everywhere",  # at every space
+    "learned",  # at the layers of a network, where there is one; else at every space
+    "input",  # at the inputs, or features where they are all there is
+    "both ends",  # at the inputs and at the last layer
+    "last",  # at the last layer, else at the inputs
+    "raw",  # at the rows as they were given
+    "dynamics",  # at the record of a training
+    "model",  # at what a network says of the rows as they were given
+]
+
+
+class Entry(NamedTuple):
+    """How a scan runs a detector of a name.
+
+    Attributes:
+        looks: Where.
+        detectors: The values behind the name, with what to add to the name of the space.
+        joint: One more for all spaces side by side.
+        has_odds: Whether its values are log odds of being one of the candidates.
+        hint: What its groups are, if it knows.
+    """
+
+    looks: Looks
+    detectors: tuple[tuple[str, Any], ...]
+    joint: Detector | None = None
+    has_odds: bool = False
+    hint: str = ""
+
+
+TABLE = {
+    "spectral": Entry("learned", (("", detect.SpectralSignatures()),)),
+    "activation": Entry("learned", (("", detect.ActivationClustering()),)),
+    "spectre": Entry("everywhere", (("", detect.Spectre()),)),
+    "mahalanobis": Entry("everywhere", (("", detect.RobustMahalanobis()),)),
+    "mixture": Entry(
+        "everywhere",
+        (
+            (" (contrast)", detect.SharedMixture(basis="contrast")),
+            (" (principal)", detect.SharedMixture(basis="principal")),
+        ),
+        joint=detect.SharedMixture(basis="given"),
+        has_odds=True,
+    ),
+    "whitening": Entry("input", (("", detect.ContrastWhitening()),), has_odds=True),
+    "duplicates": Entry("input", (("", detect.NearDuplicates()),), hint="duplicates"),
+    "labels": Entry("raw", (("", detect.LabelViews()),)),
+    "neighbours": Entry("both ends", (("", detect.KNNDisagreement()),)),
+    "density": Entry("input", (("", detect.LocalDensity()),)),
+    "early_loss": Entry("dynamics", (("", detect.EarlyLoss()),)),
+    "el2n": Entry("dynamics", (("", detect.EL2N()),)),
+    "aum": Entry("dynamics", (("", detect.AUM()),)),
+    "loss_drop": Entry("dynamics", (("", detect.LossDrop()),)),
+    "low_loss": Entry("dynamics", (("", detect.LowLossIsolation()),)),
+    "clusters": Entry("input", (("", detect.DensityClusters()),)),
+    "split": Entry("both ends", (("", detect.VarianceDecomposition()),)),
+    "gram": Entry("last", (("", detect.GramPowers()),)),
+    "low_rank": Entry("input", (("", detect.RobustPCA()),)),
+    "strip": Entry("model", (("", detect.Strip()),)),
+}
+"""Every detector of ``DETECTOR_NAMES``: its values, and where they look."""
+
+
+class Job(NamedTuple):
+    """One detector over one stream.
+
+    Attributes:
+        name: Of the detector.
+        space: Name of what it looks at.
+        suffix: Added to it where a name stands for several detectors.
+        detector: The value.
+        stream: What it looks at.
+        given: What else its ``score`` takes.
+    """
+
+    name: str
+    space: str
+    suffix: str
+    detector: Any
+    stream: Stream
+    given: dict[str, Any]
 
 
 class Evidence(NamedTuple):
@@ -43,64 +131,139 @@ class Evidence(NamedTuple):
     min_rows: int
 
 
-def _detectors(name: str) -> list[tuple[str, Detector]]:
-    """The detectors behind a name, with what to add to the name of the space."""
-    if name == "mixture":
-        return [
-            (" (contrast)", detect.SharedMixture(basis="contrast")),
-            (" (principal)", detect.SharedMixture(basis="principal")),
+def load_user_detectors(names: tuple[str, ...]) -> dict[str, Detector]:
+    """The detectors of other packages among the names, imported before the long work begins.
+
+    Raises:
+        UsageError: One is not installed, or is no detector.
+    """
+    return {n: registry.load(n.removeprefix(USER_PREFIX)) for n in names if _is_user(n)}
+
+
+def jobs_of(
+    spaces: list[Space],
+    raw: Stream,
+    model: Model | None,
+    names: tuple[str, ...],
+    loaded: dict[str, Detector],
+) -> tuple[list[Job], dict[str, str]]:
+    """What to run, and why a detector asked for can not run.
+
+    Args:
+        spaces: Inputs first, then layers, the last one first.
+        raw: The rows as given.
+        model: A network over them, if there is one.
+        names: Detectors asked for.
+        loaded: Those of other packages.
+    """
+    jobs: list[Job] = []
+    reasons = {}
+    for name in names:
+        entry = Entry("input", (("", loaded[name]),)) if name in loaded else TABLE[name]
+        views, why = _views(entry.looks, spaces, raw, model)
+        if why:
+            reasons[name] = why
+        jobs += [
+            Job(name, space, suffix, detector, stream, given)
+            for suffix, detector in entry.detectors
+            for space, stream, given in views
         ]
-    single: dict[str, Detector] = {
-        "spectral": detect.SpectralSignatures(),
-        "activation": detect.ActivationClustering(),
-        "spectre": detect.Spectre(),
-        "mahalanobis": detect.RobustMahalanobis(),
-    }
-    return [("", single[name])]
+        joint = joint_space(spaces) if entry.joint is not None else None
+        if joint is not None:
+            jobs.append(Job(name, joint.name, "", entry.joint, joint.stream, {}))
+    return jobs, reasons
 
 
-def _spaces_of(name: str, spaces: list[Space]) -> list[Space]:
-    """Methods made for activations look at activations, where there are any."""
+_View = tuple[str, Stream, dict[str, Any]]
+
+
+def _views(
+    looks: Looks, spaces: list[Space], raw: Stream, model: Model | None
+) -> tuple[list[_View], str]:
+    """What a detector looks at, or why it has nothing to look at."""
     learned = [s for s in spaces if s.is_learned]
-    return learned if name in ("spectral", "activation") and learned else spaces
+    if looks == "raw":
+        return [("raw", raw, {})], ""
+    if looks == "model":
+        if model is None:
+            return [], "no network was trained or given, only features"
+        return [("raw", raw, {"model": model})], ""
+    if looks == "dynamics":
+        trained = [s for s in learned if s.dynamics is not None and s.dynamics.rows is not None]
+        if not trained:
+            return [], "no network was trained in this scan"
+        return [("training", trained[0].stream, {"dynamics": trained[0].dynamics})], ""
+    chosen = {
+        "everywhere": spaces,
+        "learned": learned or spaces,
+        "input": spaces[:1],
+        "both ends": [spaces[0], *learned[:1]],
+        "last": (learned or spaces)[:1],
+    }[looks]
+    return [(s.name, s.stream, {}) for s in chosen], ""
 
 
-def gather(
-    spaces: list[Space], names: tuple[str, ...] | None, seed: int, progress: ProgressFn
-) -> list[Evidence]:
-    """Runs every detector asked for in every space it is made for."""
-    names = names or DETECTOR_NAMES
-    jobs = [
-        (name, suffix, detector, space)
-        for name in names
-        for suffix, detector in _detectors(name)
-        for space in _spaces_of(name, spaces)
-    ]
-    joint = joint_space(spaces) if "mixture" in names else None
-    if joint is not None:
-        jobs.append(("mixture", "", detect.SharedMixture(basis="given"), joint))
+def gather(jobs: list[Job], seed: int, progress: ProgressFn) -> list[Evidence]:
+    """Runs every detector over what it looks at.
+
+    Raises:
+        UsageError: A detector of another package fails, or returns what no detector does.
+    """
     out = []
-    rows = len(spaces[0].stream)
-    for i, (name, suffix, detector, space) in enumerate(jobs):
+    for i, job in enumerate(jobs):
         started = time.perf_counter()
-        # the key follows from the names, so that leaving a detector out changes no other
-        key = jax.random.fold_in(jax.random.key(seed), _number(name + suffix + space.name))
-        scores = detector.score(space.stream, key=key)
-        stream = space.stream
+        stream = job.stream
+        scores = _score(job, key_of(job, seed))
         out.append(
             Evidence(
-                detector=name,
-                space=space.name + suffix,
+                detector=job.name,
+                space=job.space + job.suffix,
                 scores=scores,
                 log10_p=calibrate.tail_log10_p(scores.values, stream.labels, stream.num_classes),
-                gate=calibrate.gate(name, scores),
+                gate=calibrate.gate(job.name, scores),
                 seconds=time.perf_counter() - started,
-                num_features=_width(space),
-                min_rows=detector.min_rows,
+                num_features=int(np.prod(stream.row_shape)),
+                min_rows=int(job.detector.min_rows),
             )
         )
-        progress("score", (i + 1) * rows, len(jobs) * rows)
+        progress("score", (i + 1) * len(stream), len(jobs) * len(stream))
     return out
+
+
+def _score(job: Job, key: jax.Array) -> Scores:
+    if not _is_user(job.name):
+        scores: Scores = job.detector.score(job.stream, key=key, **job.given)
+        return scores
+    try:
+        said = job.detector.score(job.stream, key=key)
+    except Exception as error:  # whatever foreign code raises
+        raise UsageError(
+            f"detector {job.name!r} failed: {type(error).__name__}: {error}; leave it out, or "
+            "report this to the package that offers it"
+        ) from error
+    return registry.checked(said, len(job.stream), job.stream.num_classes, job.name)
+
+
+def _is_user(name: str) -> bool:
+    return name.startswith(USER_PREFIX)
+
+
+def label_job(jobs: list[Job]) -> Job | None:
+    """The one that asks for label errors, if it ran: it knows more of the rows than its scores."""
+    return next((job for job in jobs if job.name == "labels"), None)
+
+
+def label_votes(evidence: list[Evidence], opinion: Opinion | None) -> list[HostArray] | None:
+    """Scores [n] each of the families that doubt labels out of fold, or None."""
+    if opinion is None:
+        return None
+    others = [e.scores.values for e in evidence if e.detector == "neighbours"]
+    return [opinion.margins, *others[:1]]  # the first are of the inputs, which nothing learnt
+
+
+def key_of(job: Job, seed: int) -> jax.Array:
+    """Follows from the names, so that leaving a detector out changes no other."""
+    return jax.random.fold_in(jax.random.key(seed), _number(job.name + job.suffix + job.space))
 
 
 def _number(text: str) -> int:
@@ -108,10 +271,6 @@ def _number(text: str) -> int:
     import zlib
 
     return zlib.crc32(text.encode())
-
-
-def _width(space: Space) -> int:
-    return int(np.prod(space.stream.row_shape))
 
 
 def groups_of(evidence: list[Evidence], labels: HostArray) -> list[Group]:
@@ -125,22 +284,28 @@ def groups_of(evidence: list[Evidence], labels: HostArray) -> list[Group]:
             else:
                 q = calibrate.benjamini_hochberg(10.0 ** each.log10_p[mine])
                 rows = mine[q <= _TAIL_Q]
-            if not MIN_ROWS <= len(rows) < len(mine):
-                continue
-            is_mixture = each.detector == "mixture"
-            out.append(
-                Group(
-                    detector=each.detector,
-                    space=each.space,
-                    target=int(target),
-                    rows=rows,
-                    log_odds=each.scores.values[rows].astype(np.float64) if is_mixture else None,
-                    separation=float(each.gate.statistic[target]) if is_mixture else float("nan"),
-                    z=float(each.gate.z[target]),
-                    num_features=each.num_features,
-                )
-            )
+            if MIN_ROWS <= len(rows) < len(mine):
+                out.append(_group(each, int(target), rows))
     return out
+
+
+def _group(each: Evidence, target: int, rows: HostArray) -> Group:
+    entry, info = TABLE[each.detector], each.scores.info
+    # the statistic of some detectors is the separation itself
+    separation = getattr(info, "separation", each.gate.statistic)
+    ratio = getattr(info, "spread_ratio", None)
+    return Group(
+        detector=each.detector,
+        space=each.space,
+        target=target,
+        rows=rows,
+        log_odds=each.scores.values[rows].astype(np.float64) if entry.has_odds else None,
+        separation=float(separation[target]) if entry.has_odds else float("nan"),
+        z=float(each.gate.z[target]),
+        num_features=each.num_features,
+        hint=entry.hint,
+        spread_ratio=float("nan") if ratio is None else float(ratio[target]),
+    )
 
 
 def disputed(labels: HostArray, agrees: HostArray) -> list[HostArray]:
@@ -183,5 +348,7 @@ def seen_in(spaces: list[Space], each: Evidence) -> HostArray:
         parts = [coordinates(s.stream, "contrast", JOINT_RANK) for s in spaces]
         return np.concatenate(parts, axis=1)
     name, _, basis = each.space.partition(" (")
-    stream = next(s.stream for s in spaces if s.name == name)
+    # what is no space of its own is shown in the last layer, where there is one
+    last = [s for s in spaces if s.is_learned] or spaces
+    stream = next((s.stream for s in spaces if s.name == name), last[0].stream)
     return coordinates(stream, "contrast" if basis.startswith("contrast") else "principal", 16)

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from jaxpoison._check import UsageError
-from jaxpoison._types import DETECTOR_NAMES
+from jaxpoison._types import ALL_DETECTORS, DEFAULT_DETECTORS, DETECTOR_NAMES, USER_PREFIX
 
 
 @dataclass(frozen=True)
@@ -14,7 +14,8 @@ class Method:
     """What changes the mathematics.
 
     Attributes:
-        detectors: Names to run, None for all.
+        detectors: Names to run; "all" among them stands for all of ``DETECTOR_NAMES``, and
+            "user:NAME" for one of another package. None runs ``DEFAULT_DETECTORS``.
         seed: Of everything random.
         fdr: Mean local false discovery rate allowed among the flagged rows.
         drop_nonfinite: Leave out rows with NaN or infinite values instead of refusing them.
@@ -33,15 +34,31 @@ class Method:
         Raises:
             UsageError: One of them makes no sense.
         """
-        unknown = sorted(set(self.detectors or ()) - set(DETECTOR_NAMES))
+        unknown = sorted(n for n in self.detectors or () if not _is_known(n))
         if unknown or self.detectors == ():
             raise UsageError(
-                f"detectors: {unknown or 'an empty list'}; choose from {', '.join(DETECTOR_NAMES)}"
+                f"detectors: {unknown or 'an empty list'}; choose from "
+                f"{', '.join(DETECTOR_NAMES)}, {ALL_DETECTORS}, or {USER_PREFIX}NAME"
             )
         if not 0.0 < self.fdr < 1.0:
             raise UsageError(f"fdr: {self.fdr}; give a share above 0 and below 1, such as 0.05")
         if not 0 <= self.seed < 2**32:
             raise UsageError(f"seed: {self.seed}; give an integer from 0 to 4294967295")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The detectors to run, each once: those of a scan in their order, then others as named."""
+        if self.detectors is None:
+            return DEFAULT_DETECTORS
+        is_all = ALL_DETECTORS in self.detectors
+        own = [name for name in DETECTOR_NAMES if is_all or name in self.detectors]
+        others = [name for name in self.detectors if name.startswith(USER_PREFIX)]
+        return (*own, *dict.fromkeys(others))
+
+
+def _is_known(name: object) -> bool:
+    is_user = isinstance(name, str) and name.startswith(USER_PREFIX) and name != USER_PREFIX
+    return is_user or name in (*DETECTOR_NAMES, ALL_DETECTORS)
 
 
 @dataclass(frozen=True)
@@ -76,6 +93,7 @@ class ScanPlan:
         data: What to scan, as typed.
         labels: Where the labels are, if not in the data.
         features: Precomputed features, one row each, if any.
+        trusted: Where the numbers of rows that are known to be honest are, if any are.
         method: What changes the mathematics.
         resources: What changes only the speed.
     """
@@ -83,6 +101,7 @@ class ScanPlan:
     data: str
     labels: str | None = None
     features: str | None = None
+    trusted: str | None = None
     method: Method = field(default_factory=Method)
     resources: Resources = field(default_factory=Resources)
 

@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpoison import folds
-from jaxpoison._types import Array, Block, HostArray
+from jaxpoison._types import Array, Block, Dynamics, HostArray
 from jaxpoison.detect._coordinates import coordinates, with_ridge
+from jaxpoison.detect._patches import MAX_SIDE, averaged_down
 from jaxpoison.linalg import contrast
 from jaxpoison.models import Model
 from jaxpoison.sources import Source, open_source
@@ -25,27 +26,12 @@ if TYPE_CHECKING:
 MAX_FEATURES = 1024
 """Wider rows are projected to this many random directions: second moments are dense."""
 
-_MAX_SIDE = 32  # larger images are averaged down before they become input rows
 _UNLIKE_UNITS = 10.0  # spread of the features' deviations beyond which each gets its own unit
 JOINT_RANK = 8  # contrast directions that each space gives to the joint one
 _WIDE = 64  # features from which on distances between rows stop telling anything
 _HELD_SHARE = 4  # layers are held in memory up to this part of the budget, then on disk
 
 ProgressFn = Callable[[str, int, int], None]
-
-
-class Dynamics(NamedTuple):
-    """What the network said of the rows while it learned them and at the end.
-
-    Attributes:
-        rows: [r] int64 rows trained on, or None where nothing was trained.
-        losses: [r, epochs] float32 loss of each when its turn came in each epoch, or None.
-        logits: [n, c] float32 at the end.
-    """
-
-    rows: HostArray | None
-    losses: HostArray | None
-    logits: HostArray
 
 
 class Space(NamedTuple):
@@ -66,17 +52,9 @@ class Space(NamedTuple):
 
 def _image_rows(params: Any, x: Array) -> Array:
     """Images [tiles, t, H, W, ...] as rows [tiles, t, d], averaged down and projected."""
-    projection, side = params
+    (projection,) = params
     x = x.astype(jnp.float32) / 255.0
-    x = x[..., None] if x.ndim == 4 else x
-    step = (-(-x.shape[2] // side.shape[0]), -(-x.shape[3] // side.shape[0]))
-    if step != (1, 1):
-        tiles, t, height, width, channels = x.shape
-        pad = ((0, 0), (0, 0), (0, -height % step[0]), (0, -width % step[1]), (0, 0))
-        x = jnp.pad(x, pad, mode="edge")
-        x = x.reshape(
-            tiles, t, x.shape[2] // step[0], step[0], x.shape[3] // step[1], step[1], channels
-        ).mean(axis=(3, 5))
+    x = averaged_down(x[..., None] if x.ndim == 4 else x, MAX_SIDE)
     return _projected(x.reshape(*x.shape[:2], -1), projection)
 
 
@@ -112,11 +90,10 @@ def input_space(stream: Stream, source: Source, seed: int, name: str = "input") 
     """
     shape = source.schema.shape
     if source.schema.kind == "images":
-        steps = [-(-side // _MAX_SIDE) for side in shape[:2]]
+        steps = [-(-side // MAX_SIDE) for side in shape[:2]]
         d = int(np.prod([-(-side // step) for side, step in zip(shape[:2], steps, strict=True)]))
         d *= shape[2] if len(shape) == 3 else 1
-        side = np.zeros((_MAX_SIDE, 0), np.float32)  # its length is a static number for the stage
-        return Space(name, stream.through(Stage(_image_rows, (_projection(d, seed), side))), False)
+        return Space(name, stream.through(Stage(_image_rows, (_projection(d, seed),))), False)
     params = (_units(stream), _projection(shape[0], seed))
     return Space(name, stream.through(Stage(_plain_rows, params)), False)
 
@@ -164,8 +141,11 @@ def layer_spaces(
     outputs = jax.eval_shape(model.logits, model.params, row).shape[1]
     wide = outputs + jax.eval_shape(model.features, model.params, row).shape[1]
     held = stream.map(_layers, model)
-    rows, losses = (None, None) if fitted is None else (fitted.rows, fitted.losses)
-    dynamics = Dynamics(rows, losses, held[:, :outputs].copy())
+    dynamics = Dynamics(held[:, :outputs].copy())
+    if fitted is not None:
+        dynamics = Dynamics(
+            dynamics.logits, fitted.rows, fitted.losses, fitted.margins, fitted.errors
+        )
     parts = {"layer2": held[:, outputs:wide], "layer1": held[:, wide:]}
     spaces = []
     for name, part in parts.items():

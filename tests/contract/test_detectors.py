@@ -37,6 +37,8 @@ class Row(NamedTuple):
         is_smooth: So do they after a change larger than rounding (a discrete choice, such as
             the rung of a ladder, may fall otherwise in a class without structure).
         is_scale_free: Scores have no unit; else they go with the square of the features' unit.
+        is_rotation_free: They do not depend on the axes of the features.
+        may_be_majority: Its candidates may be most of a class.
     """
 
     detector: Any
@@ -44,6 +46,8 @@ class Row(NamedTuple):
     is_exact: bool
     is_smooth: bool
     is_scale_free: bool
+    is_rotation_free: bool = True
+    may_be_majority: bool = False
 
 
 TABLE = {
@@ -53,6 +57,25 @@ TABLE = {
     "mahalanobis": Row(detect.RobustMahalanobis(), 16, True, True, True),
     "mixture-contrast": Row(detect.SharedMixture(basis="contrast"), 16, False, False, True),
     "mixture-principal": Row(detect.SharedMixture(basis="principal"), 16, False, False, True),
+    "whitening": Row(detect.ContrastWhitening(), 16, False, False, True, may_be_majority=True),
+    "clusters": Row(detect.DensityClusters(), 0, False, False, True),
+    "split": Row(detect.VarianceDecomposition(), 0, False, False, True),
+    "gram": Row(detect.GramPowers(), 0, True, True, True, is_rotation_free=False),
+}
+# what is planted here is one shifted group; what looks for something else keeps its contracts there
+ELSEWHERE = {
+    "AUM": "test_dynamics.py",
+    "EL2N": "test_dynamics.py",
+    "EarlyLoss": "test_dynamics.py",
+    "LossDrop": "test_dynamics.py",
+    "LowLossIsolation": "test_dynamics.py",
+    "KNNDisagreement": "test_local_detectors.py",
+    "LocalDensity": "test_local_detectors.py",
+    "NearDuplicates": "test_local_detectors.py",
+    "RobustPCA": "test_local_detectors.py",
+    "LabelViews": "test_label_views.py",
+    "Strip": "test_strip.py",
+    "ExclusionCheck": "test_exclusion.py",
 }
 every = pytest.mark.parametrize("name", TABLE)
 X, LABELS, PLANTED = data.planted()
@@ -81,11 +104,20 @@ def agree(is_everywhere, one, two, rank=0.999):
         assert scipy.stats.spearmanr(one[mine], two[mine])[0] > rank
 
 
-def test_the_table_holds_every_detector():
-    made = [d for name in DETECTOR_NAMES for _, d in evidence._detectors(name)]
-    assert [row.detector for row in TABLE.values()] == made
-    exported = {type(row.detector).__name__ for row in TABLE.values()} | {"ExclusionCheck"}
-    assert exported == {n for n in dir(detect) if n[0].isupper()}
+def test_every_detector_keeps_its_contracts_somewhere():
+    here = {type(row.detector).__name__ for row in TABLE.values()}
+    assert not here & set(ELSEWHERE)
+    assert here | set(ELSEWHERE) == {n for n in dir(detect) if n[0].isupper()}
+    for name, file in ELSEWHERE.items():
+        assert name in (Path(__file__).parents[1] / file).read_text(), f"{name} is not in {file}"
+
+
+def test_a_scan_runs_every_detector_and_no_other():
+    assert tuple(evidence.TABLE) == DETECTOR_NAMES
+    made = {type(d).__name__ for entry in evidence.TABLE.values() for _, d in entry.detectors}
+    assert made == {n for n in dir(detect) if n[0].isupper()} - {"ExclusionCheck"}
+    scanned = [d for entry in evidence.TABLE.values() for _, d in entry.detectors]
+    assert all(row.detector in scanned for row in TABLE.values())
 
 
 @every
@@ -98,7 +130,7 @@ def test_shapes_and_values(name):
     if scores.candidates is not None:
         assert scores.candidates.shape == (1500,) and scores.candidates.dtype == np.bool_
         share = np.bincount(LABELS[scores.candidates], minlength=5) / np.bincount(LABELS)
-        assert (share <= 0.5).all()  # the smaller part of each class
+        assert (share <= 0.5).all() or row.may_be_majority  # the smaller part of each class
     assert isinstance(scores.info, tuple) and scores.info._fields
 
 
@@ -176,7 +208,7 @@ def test_shift_and_scale_leave_the_ranking(name):
         np.testing.assert_allclose(moved[top] / unit, first(name).values[top], rtol=5e-3)
 
 
-@every
+@pytest.mark.parametrize("name", [n for n, row in TABLE.items() if row.is_rotation_free])
 def test_rotation_leaves_the_ranking(name):
     turned = (X.astype(np.float64) @ data.rotation(24)).astype(np.float32)
     # the axes of a class have no sign; the lower median of a flipped axis is the upper one, and

@@ -1,0 +1,211 @@
+"""Groups of rows that detectors set apart, findings, and what makes a group poison."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxpoison._types import Exclusion, HostArray, Refined
+
+# A group counts as dirty-label poison when its rows belong elsewhere:
+MIN_ROWS = 5  # fewer rows prove nothing
+MAX_AGREEMENT = 0.5  # own label without their own help, of what the rest of the class reaches
+_MAX_LOG10_P = -3.0  # so low an agreement must not be chance
+_MIN_DISPLACEMENT = 1.3  # farther from home than from the classes they came from,
+_DISPLACEMENT_NOISE = 0.6  # over sqrt(rows): the medians of few rows scatter
+_MAX_TRANSPLANT = 1.4  # and ordinary there, up to one common shift
+# A cluster this far off is reported even when nothing confirms it (clean-label poison keeps its
+# labels): only in many dimensions, where honest data has no such gaps.
+_LONE_SEPARATION = 45.0
+_LONE_Z = 6.0
+_LONE_ROWS = 20
+_LONE_FEATURES = 32
+_SHIFT_SEPARATION = 5.0  # of disputed rows along a shift; honest ones reach about 4
+# A trait of doubted rows: separated along it, and deep inside the classes they are taken for.
+_TRAIT_ROWS = 8
+_TRAIT_SEPARATION, _TRAIT_DEPTH = 3.5, 0.2
+_TRAIT_PRODUCT = 2.0  # of the two, where the rows are displaced as well; honest ones reach 1.6
+_TRAIT_ALONE = 4.0  # where they are not
+_TRAIT_DISPLACEMENT = 1.1
+_WHITENING_SEPARATION = 7.0  # of two modes behind an open gate; honest classes reach 5.3
+
+
+class Group(NamedTuple):
+    """Rows of one class that a detector's open gate sets apart.
+
+    Attributes:
+        detector: Name.
+        space: Where it looked.
+        target: Dense class.
+        rows: Row numbers.
+        log_odds: [len(rows)] of belonging to the group, where the detector gives odds; else None.
+        separation: Of the two populations, NaN where the detector has none.
+        z: Of the class statistic across classes.
+        num_features: d of the space.
+        hint: What the detector knows of the kind: "duplicates", or nothing.
+        spread_ratio: Spread of the rows over that of the rest of their class in the directions
+            that tell classes apart, where the detector measures it; else NaN.
+        depth: How far its rows lie inside the classes they are taken for, for traits; else NaN.
+    """
+
+    detector: str
+    space: str
+    target: int
+    rows: HostArray
+    log_odds: HostArray | None
+    separation: float
+    z: float
+    num_features: int
+    hint: str = ""
+    spread_ratio: float = float("nan")
+    depth: float = float("nan")
+
+
+class Finding(NamedTuple):
+    """One suspected attack.
+
+    Attributes:
+        kind: "backdoor", "clean_label", "duplicates", "label_flip" or "subpopulation".
+        target: Dense class that holds the rows.
+        source: Dense class they come from, or None for several.
+        rows: Row numbers, flagged.
+        log_odds: [len(rows)].
+        support: [len(rows)] share of the groups behind the finding that hold the row.
+        near: Other rows of the class that have odds, below even.
+        near_odds: [len(near)].
+        confidence: 0..1.
+        confirmed: Whether verification agrees.
+        groups: Indices of the groups behind it.
+    """
+
+    kind: str
+    target: int
+    source: int | None
+    rows: HostArray
+    log_odds: HostArray
+    support: HostArray
+    near: HostArray
+    near_odds: HostArray
+    confidence: float
+    confirmed: bool
+    groups: tuple[int, ...]
+
+
+def displacement_limit(num_rows: int) -> float:
+    """Displacement that a group of so many rows must reach to be confirmed."""
+    return float(_MIN_DISPLACEMENT + _DISPLACEMENT_NOISE / np.sqrt(max(num_rows, 1)))
+
+
+def is_confirmed(group: Group, check: Exclusion) -> bool:
+    """Whether a group is poison by more than its gate.
+
+    In general rows of other classes must explain it better than its own class does. Honest odd
+    corners of a class fail: a classifier that never saw them may well take them for another class,
+    but they lie no nearer to it than to their own. A trait of rows deep inside other classes, two
+    modes far apart in directions where no other class varies, and copies need no such proof.
+    """
+    if group.hint == "duplicates":
+        return True
+    if group.detector == "whitening" and group.separation >= _WHITENING_SEPARATION:
+        return True
+    if group.detector == "trait":
+        return _is_trait(group, check)
+    return (
+        len(group.rows) >= MIN_ROWS
+        and check.log10_p <= _MAX_LOG10_P
+        and check.agreement <= MAX_AGREEMENT * check.expected
+        and check.home >= displacement_limit(len(group.rows)) * check.transplant
+        and check.transplant <= _MAX_TRANSPLANT
+    )
+
+
+def _is_trait(group: Group, check: Exclusion) -> bool:
+    if len(group.rows) < _TRAIT_ROWS or group.separation < _TRAIT_SEPARATION:
+        return False
+    strength = group.separation * group.depth
+    is_displaced = check.home >= _TRAIT_DISPLACEMENT * check.transplant
+    return group.depth >= _TRAIT_DEPTH and (
+        strength >= _TRAIT_ALONE or (strength >= _TRAIT_PRODUCT and is_displaced)
+    )
+
+
+def is_lone(group: Group) -> bool:
+    """Whether a group is so far off that it is reported unconfirmed."""
+    if group.detector == "whitening":
+        return len(group.rows) >= _LONE_ROWS
+    return bool(
+        np.nan_to_num(group.separation) >= _LONE_SEPARATION
+        and group.z >= _LONE_Z
+        and len(group.rows) >= _LONE_ROWS
+        and group.num_features >= _LONE_FEATURES
+    )
+
+
+def confidence(group: Group, check: Exclusion) -> float:
+    """0..1, from how far beyond its thresholds a confirmed group lies."""
+    displacement = check.home / max(check.transplant, 1e-6)
+    score = (
+        0.5 * min(_MAX_LOG10_P - check.log10_p, 8.0)
+        + 4.0 * (MAX_AGREEMENT - check.agreement / max(check.expected, 1e-6))
+        + 6.0 * (min(displacement, 2.0) - displacement_limit(len(group.rows)))
+        + 0.5 * np.log(max(float(np.nan_to_num(group.separation)), 4.0) / 8.0)
+    )
+    return float(1.0 / (1.0 + np.exp(-score)))
+
+
+def shifted_groups(labels: HostArray, found: list[Refined | None]) -> list[Group]:
+    """Groups along a shift that disputed rows share, where it sets them clearly apart.
+
+    Args:
+        labels: [n] dense.
+        found: What ``refine`` made of the disputed rows of each class.
+
+    Returns:
+        A group for each clear one.
+    """
+    out = []
+    for each in found:
+        if each is None or each.separation < _SHIFT_SEPARATION:
+            continue
+        inside = each.log_odds > 0
+        if not MIN_ROWS <= inside.sum() < len(inside):
+            continue
+        out.append(
+            Group(
+                detector="exclusion",
+                space="disputed labels",
+                target=int(labels[each.rows[0]]),
+                rows=each.rows[inside],
+                log_odds=each.log_odds[inside],
+                separation=each.separation,
+                z=0.0,
+                num_features=0,
+            )
+        )
+    return out
+
+
+def is_worth_verifying(group: Group) -> bool:
+    """Whether a trait may be confirmed at all."""
+    return (
+        len(group.rows) >= _TRAIT_ROWS
+        and group.separation >= _TRAIT_SEPARATION
+        and group.depth >= _TRAIT_DEPTH
+    )
+
+
+def trait_group(target: int, rows: HostArray, odds: HostArray, apart: float, depth: float) -> Group:
+    """The rows that more likely have a trait than not, as a group."""
+    inside = odds > 0
+    return Group(
+        detector="trait",
+        space="labels",
+        target=target,
+        rows=rows[inside],
+        log_odds=odds[inside],
+        separation=apart,
+        z=0.0,
+        num_features=0,
+        depth=depth,
+    )

@@ -1,0 +1,247 @@
+"""What the groups that detectors set apart, and doubted labels, turn out to be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from jaxpoison import calibrate, detect
+from jaxpoison._types import Exclusion, HostArray
+from jaxpoison.calibrate.labels import Flow, LabelAttack
+from jaxpoison.detect.label_views import Opinion
+from jaxpoison.detect.trait import Trait, coherence, traits
+from jaxpoison.scanning import evidence as gathering
+from jaxpoison.scanning.plan import ScanPlan
+from jaxpoison.scanning.spaces import ProgressFn
+from jaxpoison.stream import Stream
+
+_DISPUTED_ROWS = 2000  # of a class whose displacement is looked at
+
+
+class Verified(NamedTuple):
+    """The outcome.
+
+    Attributes:
+        checks: One a group.
+        findings: Confirmed ones first.
+        open_labels: [c] bool, classes whose labels are wrong beyond honest confusion, or None
+            where label evidence did not run.
+        opinion: Of the labels in the end, or None.
+    """
+
+    checks: list[Exclusion]
+    findings: list[calibrate.Finding]
+    open_labels: HostArray | None
+    opinion: Opinion | None
+
+
+class LabelEvidence(NamedTuple):
+    """What label evidence says, and how to ask it again without some rows.
+
+    Attributes:
+        opinion: Of every row.
+        again: [n] bool of rows known to be poison -> the same without them.
+    """
+
+    opinion: Opinion
+    again: Callable[[HostArray], LabelEvidence]
+
+
+def label_evidence(jobs: list[gathering.Job], seed: int) -> LabelEvidence | None:
+    """The evidence about labels of a scan, or None where it was not asked for."""
+    job = gathering.label_job(jobs)
+    if job is None:
+        return None
+    key = gathering.key_of(job, seed)
+    opinion = job.detector.judge(job.stream, key=key)
+
+    def again(known: HostArray) -> LabelEvidence:
+        return LabelEvidence(job.detector.rejudge(job.stream, opinion, known, key=key), again)
+
+    return LabelEvidence(opinion, again)
+
+
+def _checked(
+    check: detect.ExclusionCheck,
+    witness: Stream,
+    fitted: detect.exclusion.Fit,
+    groups: list[calibrate.Group],
+) -> list[Exclusion]:
+    """One verification a group; groups of the same rows share it."""
+    sets, number = gathering.distinct(groups)
+    judged = check.check(witness, fitted, sets)
+    return [judged[i] for i in number]
+
+
+def verify(
+    plan: ScanPlan,
+    witness: Stream,
+    groups: list[calibrate.Group],
+    labels: LabelEvidence | None,
+    progress: ProgressFn,
+) -> Verified:
+    """Asks of every group where its rows belong, and redraws the boundary of what is confirmed.
+
+    Groups come from the detectors' gates; from rows that a classifier gives another label out of
+    fold, where some of those share a shift; and from traits that doubted rows share. What is left
+    of wrong labels beyond honest confusion is a finding of its own.
+
+    Args:
+        plan: For the seed and the false discovery rate.
+        witness: The inputs as verification sees them.
+        groups: From open gates; more are appended.
+        labels: Evidence about the labels, or None where it did not run.
+        progress: Told at the beginning and at the end.
+    """
+    progress("verify", 0, len(witness))
+    check, fdr = detect.ExclusionCheck(), plan.method.fdr
+    fitted = check.fit(witness, key=jax.random.fold_in(jax.random.key(plan.method.seed), 1))
+    disputed = gathering.disputed(witness.labels, fitted.agrees)
+    shifted = detect.refine(witness, fitted, disputed, is_mixed=True)
+    groups += calibrate.shifted_groups(witness.labels, shifted)
+    num_given, shared = len(groups), _traits(witness, labels)
+    groups += [group for group, _ in shared]
+    checks = _checked(check, witness, fitted, groups)
+    findings = calibrate.find(groups, checks, num_classes=witness.num_classes, fdr=fdr)
+    known = np.zeros(len(witness), np.bool_)
+    for found in findings:
+        known[found.rows] |= found.confirmed and found.kind == "backdoor"
+    if labels is not None and known.any() and _attack(labels.opinion, witness)[1].uniform <= 0:
+        # what is left of the poison was hidden by what these rows taught
+        labels = labels.again(known)
+        shared = [*shared, *_traits(witness, labels)]
+        groups[num_given:] = [group for group, _ in shared]
+        checks = _checked(check, witness, fitted, groups)
+        findings = calibrate.find(groups, checks, num_classes=witness.num_classes, fdr=fdr)
+    confirmed = [found for found in findings if found.confirmed]
+    shifts = [found for found in confirmed if found.kind == "backdoor"]
+    drawn = detect.refine(witness, fitted, [found.rows for found in shifts])
+    anew = [
+        found if new is None else calibrate.redraw(found, new, fdr)
+        for found, new in zip(shifts, drawn, strict=True)
+    ]
+    anew = _extended(witness, fitted, disputed, anew)
+    anew += [found for found in confirmed if found.kind != "backdoor"]
+    anew = [_surrounded(found, groups, shared) for found in anew]
+    rest = [found for found in findings if not found.confirmed]
+    open_labels = None
+    if labels is not None:
+        anew, open_labels = _labelled(anew, labels.opinion, witness, fdr)
+        named = {found.target for found in anew}
+        rest = [found for found in rest if found.target not in named]
+    progress("verify", len(witness), len(witness))
+    opinion = None if labels is None else labels.opinion
+    return Verified(checks, [*anew, *rest], open_labels, opinion)
+
+
+def _traits(witness: Stream, labels: LabelEvidence | None) -> list[tuple[calibrate.Group, Trait]]:
+    """Traits that are worth verifying, as groups."""
+    if labels is None:
+        return []
+    out = []
+    for found in traits(labels.opinion, witness.labels, witness.num_classes):
+        target = int(witness.labels[found.rows[0]])
+        group = calibrate.trait_group(
+            target, found.rows, found.log_odds, found.separation, found.depth
+        )
+        if calibrate.is_worth_verifying(group):
+            out.append((group, found))
+    return out
+
+
+def _surrounded(
+    found: calibrate.Finding,
+    groups: list[calibrate.Group],
+    shared: list[tuple[calibrate.Group, Trait]],
+) -> calibrate.Finding:
+    """A finding with the odds that its traits give to the other rows of its class."""
+    behind = [groups[i] for i in found.groups]
+    mine = [trait for group, trait in shared if any(group is each for each in behind)]
+    if not mine:
+        return found
+    rows = np.unique(np.concatenate([trait.rows for trait in mine]))
+    odds = np.full(len(rows), -np.inf)
+    for trait in mine:
+        at = np.searchsorted(rows, trait.rows)
+        odds[at] = np.maximum(odds[at], trait.log_odds)
+    return calibrate.surround(found, rows, odds)
+
+
+def _labelled(
+    findings: list[calibrate.Finding], opinion: Opinion, witness: Stream, fdr: float
+) -> tuple[list[calibrate.Finding], HostArray]:
+    """Findings with those that labels alone give, and what kind they are of; the open classes."""
+    labels = witness.labels
+    seen, attack = _attack(opinion, witness)
+    found = calibrate.label_findings(seen, attack, opinion.depth, opinion.taken_for, labels, fdr)
+    findings = [_by_labels(each, opinion, labels, attack) for each in findings]
+    named = {each.target: each for each in findings}
+    for each in found:
+        other = named.get(each.target)
+        if other is None:
+            findings.append(_kind_of_labels(each, opinion, labels))
+        elif other.kind == "label_flip":
+            # what sets single groups apart says nothing of how many labels are wrong
+            findings = [each if kept is other else kept for kept in findings]
+    open_labels = attack.targets | attack.pairs.any(axis=1)
+    open_labels[[each.target for each in findings if each.kind == "backdoor"]] = True
+    if attack.uniform > 0:
+        open_labels[:] = False  # all alike: none is to be preferred
+    return findings, open_labels
+
+
+def _attack(opinion: Opinion, witness: Stream) -> tuple[Flow, LabelAttack]:
+    """How rows lie between the classes, and what of it is an attack on labels."""
+    labels, c = witness.labels, witness.num_classes
+    seen = calibrate.flow(opinion.depth, opinion.taken_for, labels, c)
+    return seen, calibrate.label_attack(seen, float((opinion.margins < 0).mean()))
+
+
+def _by_labels(
+    found: calibrate.Finding, opinion: Opinion, labels: HostArray, attack: LabelAttack
+) -> calibrate.Finding:
+    """A dirty-label finding that wrong labels all over explain, or one part of a class."""
+    if found.kind != "backdoor":
+        return found
+    if (
+        attack.uniform > 0
+        and len(found.rows) <= 2.0 * attack.uniform * (labels == found.target).sum()
+    ):
+        return found._replace(kind="label_flip", source=None)
+    if found.source is None:
+        return found
+    spread = coherence(opinion, labels, found.rows, found.source)
+    return found._replace(kind=calibrate.kind_of_part(spread, "backdoor"))
+
+
+def _kind_of_labels(
+    found: calibrate.Finding, opinion: Opinion, labels: HostArray
+) -> calibrate.Finding:
+    """Wrong labels of one coherent part of a class are those of a subpopulation."""
+    if found.source is None:
+        return found
+    spread = coherence(opinion, labels, found.rows, found.source)
+    return found._replace(kind=calibrate.kind_of_part(spread, "label_flip"))
+
+
+def _extended(
+    witness: Stream,
+    fitted: detect.exclusion.Fit,
+    disputed: list[HostArray],
+    findings: list[calibrate.Finding],
+) -> list[calibrate.Finding]:
+    """Findings joined by the disputed rows of their classes that are displaced by themselves."""
+    if not findings:
+        return findings
+    some = [rows[:: -(-len(rows) // _DISPUTED_ROWS)] for rows in disputed]
+    ratios = detect.displacement(witness, fitted, some)
+    of = [int(witness.labels[rows[0]]) for rows in some]
+    targets = {found.target for found in findings}
+    elsewhere = [r for r, target in zip(ratios, of, strict=True) if target not in targets]
+    null = np.concatenate(elsewhere) if elsewhere else np.zeros(0)
+    mine = dict(zip(of, zip(some, ratios, strict=True), strict=True))
+    nothing = (np.zeros(0, np.int64), np.zeros(0))
+    return [calibrate.extend(found, *mine.get(found.target, nothing), null) for found in findings]
