@@ -89,5 +89,6 @@ def make_report(
     }  # fmt: skip
     scores = {d: rng.normal(size=n).astype(np.float32) for d in DETECTORS}
     return Report(
-        document, np.arange(n) + 10, label, scores, suspicion, p, p, flagged, kind, pictures
-    )
+        document, np.arange(n) + 10, label, scores, suspicion, p, p, flagged, kind,
+        np.where(flagged, 3, -1), pictures,
+    )  # fmt: skip

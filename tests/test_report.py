@@ -35,14 +35,16 @@ def test_files_hold_what_the_report_holds(tmp_path):
     table = pq.read_table(out / "scores.parquet")
     assert table.column_names == [
         "index", "label", *sample.DETECTORS, "suspicion", "p", "q", "flagged", "suspected_kind",
+        "suggested_label",
     ]  # fmt: skip
     assert all(column.null_count == 0 for column in table.columns)
     assert all(not field.nullable for field in table.schema)
     types = [str(field.type) for field in table.schema]
-    assert types == [*["int64"] * 2, *["float"] * 2, *["double"] * 3, "bool", "string"]
+    assert types == [*["int64"] * 2, *["float"] * 2, *["double"] * 3, "bool", "string", "int64"]
     np.testing.assert_array_equal(table["index"].to_numpy(), report.index)
     np.testing.assert_array_equal(table["suspicion"].to_numpy(), report.suspicion)
     np.testing.assert_array_equal(table["mixture"].to_numpy(), report.scores["mixture"])
+    np.testing.assert_array_equal(table["suggested_label"].to_numpy(), report.suggested_label)
     assert table["suspected_kind"].to_pylist() == report.suspected_kind.tolist()
     clean, flagged = (np.load(out / f"{k}_index.npy") for k in ("clean", "flagged"))
     assert clean.dtype == flagged.dtype == np.int64

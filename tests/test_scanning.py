@@ -103,9 +103,11 @@ def check_consistent(report):
     jsonschema.validate(doc, load_schema())
     json.loads(json.dumps(doc, allow_nan=False))
     columns = [report.label, report.suspicion, report.p, report.q, report.flagged]
-    columns += [report.suspected_kind, *report.scores.values()]
+    columns += [report.suspected_kind, report.suggested_label, *report.scores.values()]
     assert all(len(column) == n for column in columns)
     assert all(np.isfinite(c).all() for c in (*report.scores.values(), report.suspicion))
+    assert (report.suggested_label[~report.flagged] == -1).all()
+    assert set(report.suggested_label) <= {-1, *report.label}
     assert ((report.p > 0) & (report.p <= 1)).all() and ((report.q > 0) & (report.q <= 1)).all()
     assert doc["n_samples"] == n and doc["n_flagged"] == report.flagged.sum()
     assert ((report.suspected_kind != "") == report.flagged).all()

@@ -105,6 +105,8 @@ class Report:
       q: [n] float64 q-values.
       flagged: [n] bool.
       suspected_kind: [n] str, empty where not flagged.
+      suggested_label: [n] int64 the label that the rest of the data would give a flagged row whose
+        label looks wrong; -1 elsewhere.
       pictures: what the HTML shows.
     """
 
@@ -117,6 +119,7 @@ class Report:
     q: np.ndarray
     flagged: np.ndarray
     suspected_kind: np.ndarray
+    suggested_label: np.ndarray
     pictures: Pictures
 
     @property

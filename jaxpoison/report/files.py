@@ -25,7 +25,16 @@ FILE_NAMES = (
     "report.html",
     "report.json",
 )
-_FIXED_COLUMNS = ("index", "label", "suspicion", "p", "q", "flagged", "suspected_kind")
+_FIXED_COLUMNS = (
+    "index",
+    "label",
+    "suspicion",
+    "p",
+    "q",
+    "flagged",
+    "suspected_kind",
+    "suggested_label",
+)
 _NO_SPACE = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 _NO_PERMISSION = (errno.EACCES, errno.EPERM, errno.EROFS)
 
@@ -201,6 +210,7 @@ def check_columns(report: Report) -> dict[str, Any]:
         "q": np.asarray(report.q, np.float64),
         "flagged": np.asarray(report.flagged, np.bool_),
         "suspected_kind": np.asarray(report.suspected_kind, np.str_),
+        "suggested_label": np.asarray(report.suggested_label, np.int64),
     }
     num_rows = len(columns["index"])
     for name, value in columns.items():

@@ -11,6 +11,7 @@ from jaxpoison import calibrate
 from jaxpoison._types import DETECTOR_NAMES, Exclusion, HostArray
 from jaxpoison.calibrate.gates import rule_of
 from jaxpoison.calibrate.groups import Finding, Group, displacement_limit, is_confirmed
+from jaxpoison.detect.label_views import Opinion
 from jaxpoison.report import ClassPicture, Example, Pictures, Report
 from jaxpoison.scanning.evidence import Evidence, seen_in
 from jaxpoison.scanning.plan import ScanPlan
@@ -18,6 +19,7 @@ from jaxpoison.scanning.spaces import Space
 from jaxpoison.sources import Source
 from jaxpoison.sources.inspect import Inspection
 
+_DIRTY_LABEL = ("backdoor", "label_flip", "subpopulation")
 _POINTS = 3000  # of a class's projection
 _EXAMPLES = 100
 _NEIGHBOURS = 12  # unflagged rows shown beside the flagged ones of a class
@@ -47,6 +49,7 @@ class Outcome(NamedTuple):
     reasons: dict[str, str]  # why a detector asked for did not run
     groups: list[Group]
     checks: list[Exclusion]
+    opinion: Opinion | None
     verdict: calibrate.Verdict
     fused: calibrate.Fused
     timing: dict[str, float]
@@ -69,8 +72,21 @@ def assemble(out: Outcome) -> Report:
         q=out.fused.q,
         flagged=out.verdict.flagged,
         suspected_kind=kind,
+        suggested_label=_suggested(out),
         pictures=pictures,
     )
+
+
+def _suggested(out: Outcome) -> HostArray:
+    """The class that label evidence takes a flagged row of a dirty-label finding for, else -1."""
+    suggested = np.full(len(out.dense), -1, np.int64)
+    if out.opinion is not None:
+        for found in out.verdict.findings:
+            if found.kind in _DIRTY_LABEL:
+                rows = found.rows[out.opinion.margins[found.rows] > 0]
+                suggested[rows] = out.classes[out.opinion.taken_for[rows]]
+        suggested[~out.verdict.flagged] = -1
+    return suggested
 
 
 def _columns(out: Outcome) -> dict[str, HostArray]:

@@ -164,7 +164,8 @@ def _run(
         Outcome(
             plan, data.source, data.labels, data.classes, data.dense, data.kept, data.trusted,
             data.inspection,
-            spaces, evidence, reasons, groups, judged.checks, verdict, fused, timing,
+            spaces, evidence, reasons, groups, judged.checks, judged.opinion, verdict, fused,
+            timing,
         )
     )  # fmt: skip
 
