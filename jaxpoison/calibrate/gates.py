@@ -43,7 +43,7 @@ RULES = {
     "spectre": Rule(effect=6.0, across=4.0),
     "mahalanobis": Rule(effect=6.0, across=4.0),
     "mixture": Rule(effect=8.0, across=4.0),
-    "whitening": Rule(effect=6.5, across=np.inf),
+    "whitening": Rule(effect=12.0, across=np.inf),
     "duplicates": Rule(effect=0.0, across=np.inf, is_enough=True),
     **dict.fromkeys(
         ("labels", "neighbours", "density", "early_loss", "el2n", "aum", "loss_drop", "low_loss",

@@ -10,6 +10,7 @@ from jaxpoison._types import Exclusion, HostArray, Refined
 
 # A group counts as dirty-label poison when its rows belong elsewhere:
 MIN_ROWS = 5  # fewer rows prove nothing
+MAX_SHARE = 0.8  # of a class: beyond it, what is left is the odd part
 MAX_AGREEMENT = 0.5  # own label without their own help, of what the rest of the class reaches
 _MAX_LOG10_P = -3.0  # so low an agreement must not be chance
 _MIN_DISPLACEMENT = 1.3  # farther from home than from the classes they came from,
@@ -25,9 +26,9 @@ _SHIFT_SEPARATION = 5.0  # of disputed rows along a shift; honest ones reach abo
 # A trait of doubted rows: separated along it, and deep inside the classes they are taken for.
 _TRAIT_ROWS = 8
 _TRAIT_SEPARATION, _TRAIT_DEPTH = 3.5, 0.2
-_TRAIT_PRODUCT = 2.0  # of the two, where the rows are displaced as well; honest ones reach 1.6
-_TRAIT_ALONE = 4.0  # where they are not
-_TRAIT_DISPLACEMENT = 1.1
+_TRAIT_PRODUCT = 2.2  # of the two, where the rows are displaced as well
+_TRAIT_ALONE = 5.0  # where they are not; honest ones reach 2.7
+_TRAIT_DISPLACEMENT, _TRAIT_NOISE = 1.1, 0.4  # and over sqrt(rows); honest ones reach 1.13
 _WHITENING_SEPARATION = 7.0  # of two modes behind an open gate; honest classes reach 5.3
 
 
@@ -124,7 +125,8 @@ def _is_trait(group: Group, check: Exclusion) -> bool:
     if len(group.rows) < _TRAIT_ROWS or group.separation < _TRAIT_SEPARATION:
         return False
     strength = group.separation * group.depth
-    is_displaced = check.home >= _TRAIT_DISPLACEMENT * check.transplant
+    least = _TRAIT_DISPLACEMENT + _TRAIT_NOISE / np.sqrt(len(group.rows))
+    is_displaced = bool(check.home >= least * check.transplant)
     return group.depth >= _TRAIT_DEPTH and (
         strength >= _TRAIT_ALONE or (strength >= _TRAIT_PRODUCT and is_displaced)
     )

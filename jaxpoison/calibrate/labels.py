@@ -169,9 +169,11 @@ def label_findings(
         clear &= attack.targets[:, None] | attack.pairs
     chosen = clear[labels, taken_for] & (depth > _LEAST_DEPTH)
     out = []
+    common = _least_depth(depth[chosen], fdr) if attack.uniform > 0 else None
     for target in np.unique(labels[chosen]):
         rows = np.flatnonzero(chosen & (labels == target))
-        rows = rows[depth[rows] > _least_depth(depth[rows], fdr)]
+        least = _least_depth(depth[rows], fdr) if common is None else common
+        rows = rows[depth[rows] > least]
         if len(rows) < MIN_ROWS:
             continue
         sources = np.unique(taken_for[rows])

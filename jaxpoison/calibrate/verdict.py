@@ -196,7 +196,10 @@ def _finding(
         odds, at = groups[i].log_odds, np.searchsorted(rows, groups[i].rows)
         log_odds[at] = np.maximum(log_odds[at], _RANKED_ODDS if odds is None else odds)
         support[at] += 1.0 / len(good)
+    cut = [groups[i].rows for i in good if groups[i].log_odds is None]
     keep = _within_fdr(log_odds, fdr)
+    if cut:  # a cut-off has no odds to be thinned out by
+        keep = np.union1d(keep, np.flatnonzero(np.isin(rows, np.concatenate(cut))))
     check = checks[best]
     single = check.source_share >= _SOURCE_SHARE and num_classes > 2
     return Finding(

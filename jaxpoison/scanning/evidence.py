@@ -11,7 +11,7 @@ import numpy as np
 from jaxpoison import calibrate, detect
 from jaxpoison._check import UsageError
 from jaxpoison._types import USER_PREFIX, HostArray, Scores
-from jaxpoison.calibrate.groups import MIN_ROWS, Group
+from jaxpoison.calibrate.groups import MAX_SHARE, MIN_ROWS, Group
 from jaxpoison.detect import registry
 from jaxpoison.detect._coordinates import coordinates
 from jaxpoison.detect._detector import Detector
@@ -284,7 +284,7 @@ def groups_of(evidence: list[Evidence], labels: HostArray) -> list[Group]:
             else:
                 q = calibrate.benjamini_hochberg(10.0 ** each.log10_p[mine])
                 rows = mine[q <= _TAIL_Q]
-            if MIN_ROWS <= len(rows) < len(mine):
+            if MIN_ROWS <= len(rows) <= MAX_SHARE * len(mine):
                 out.append(_group(each, int(target), rows))
     return out
 
