@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.feather
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from jaxpoison.sources import Source, Subset, open_source, require_labels
@@ -173,6 +173,8 @@ def test_rows_are_the_same_in_every_format(tmp_path_factory, data):
 def test_images_are_the_same_in_every_format(tmp_path_factory, data):
     n = data.draw(st.integers(1, 20))
     tail = tuple(data.draw(st.lists(st.integers(1, 5), min_size=2, max_size=3)))
+    # one or three pixels high and wider than 4: refused, as it looks like channels first
+    assume(not (len(tail) == 3 and tail[0] in (1, 3) and min(tail[1:]) > 4))
     x, y = make("images", n, data.draw(st.integers(0, 99)), tail)
     cuts = data.draw(st.lists(st.tuples(st.integers(0, n), st.integers(0, n)), max_size=5))
     folder = tmp_path_factory.mktemp("images")
