@@ -21,8 +21,9 @@ import numpy as np
 from common import emit, machine, table
 
 import jaxpoison
-from jaxpoison.cli.demo import FASHION_MNIST
+from jaxpoison.evaluate import true_positive_rate
 from jaxpoison.sources import open_source
+from jaxpoison.sources.bundled import FASHION_MNIST
 
 _ROWS = 20_000
 _FALSE_POSITIVES = 0.01  # at which the ranking is judged
@@ -113,16 +114,6 @@ def plant(x: np.ndarray, y: np.ndarray, case: Case, seed: int, place: str) -> Pl
     y[rows] = target
     truth[rows] = True
     return Planted(x, y, truth, target, where)
-
-
-def true_positive_rate(scores: np.ndarray, truth: np.ndarray, false_positives: float) -> float:
-    """Share of the planted rows above the threshold that lets so many clean rows through.
-
-    Planted rows that tie with the threshold are not counted: no threshold would separate them.
-    """
-    clean = np.sort(scores[~truth])[::-1]
-    allowed = int(np.floor(false_positives * len(clean)))
-    return float((scores[truth] > clean[allowed]).mean())
 
 
 def run(set_name: str, case: Case, seed: int, args: argparse.Namespace) -> dict[str, Any]:

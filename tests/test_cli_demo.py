@@ -79,7 +79,7 @@ def test_the_default_folder_gets_a_number_if_it_exists(tmp_path, monkeypatch):
 @pytest.mark.parametrize("has_debian_package", [True, False])
 def test_the_dataset_is_real(monkeypatch, has_debian_package):
     if not has_debian_package:
-        monkeypatch.setattr("jaxpoison.cli.demo.FASHION_MNIST", os.devnull)
+        monkeypatch.setattr("jaxpoison.sources.bundled.FASHION_MNIST", os.devnull)
     elif not Path("/usr/share/datasets/fashion-mnist").is_dir():
         pytest.skip("Debian's dataset-fashion-mnist is not installed")
     name, x, y = load_images()

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-# Where Debian's dataset-fashion-mnist package puts its files.
-FASHION_MNIST = "/usr/share/datasets/fashion-mnist"
 MAX_ROWS = 12_000
 RATE = 0.01
 DEFAULT_OUT = "jaxpoison-demo"
@@ -107,9 +105,9 @@ def load_images() -> tuple[str, np.ndarray, np.ndarray]:
     """Returns name, images [n, h, w] and labels [n] of the best real dataset at hand."""
     from pathlib import Path
 
-    from jaxpoison.sources import open_source
+    from jaxpoison.sources import bundled, open_source
 
-    folder = Path(FASHION_MNIST)
+    folder = Path(bundled.FASHION_MNIST)
     if folder.is_dir():
         name = "Fashion-MNIST"
         images = folder / "train-images-idx3-ubyte.gz"

@@ -11,10 +11,8 @@ from jaxpoison._check import DataError, UsageError
 from jaxpoison._types import HostArray
 from jaxpoison.evaluate.suites import SetSpec
 from jaxpoison.sources import Source, open_source, require_labels
-from jaxpoison.sources.bundled import PREFIXES, open_packaged
+from jaxpoison.sources.bundled import FASHION_MNIST, PREFIXES, open_packaged
 
-# Where Debian's dataset-fashion-mnist package puts its files.
-FASHION_MNIST = "/usr/share/datasets/fashion-mnist"
 _TEST_SHARE = 0.2
 _MAX_TEST_ROWS = 4000
 _LONGEST_TO_SHORTEST = 100.0

@@ -21,6 +21,8 @@ from .base import Array, ColumnSource, quote
 from .labels import Labels, check_labels, encode_labels
 
 KNOWN = ("digits", "breast_cancer", "wine")
+# Where Debian's package dataset-fashion-mnist puts its files.
+FASHION_MNIST = "/usr/share/datasets/fashion-mnist"
 _SEGMENTS_MEMBER = "segment.csv.zip"  # its name, though it is plain text
 
 
