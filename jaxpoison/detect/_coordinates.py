@@ -74,28 +74,60 @@ def coordinates(stream: Stream, basis: Basis, rank: int) -> HostArray:
 
 
 def _bases(stream: Stream, basis: Basis, rank: int, moments: folds.Moments) -> HostArray:
-    cov, within = moments.cov, moments.within
-    if cov is None or within is None:
-        raise ValueError("moments without covariances")
+    cov, within = covariances(moments)
     d = cov.shape[1]
     out = np.zeros((stream.num_classes, min(rank, d), d))
-    total = moments.counts.sum()
     for c in np.flatnonzero(stream.counts > 1):
         if basis == "principal":
             out[c] = principal(cov[c], rank)[1]
             continue
-        background = within
-        if stream.num_classes <= _POOL_CLASSES and total > moments.counts[c]:
-            share = moments.counts[c] / total
-            background = (within - share * cov[c]) / (1.0 - share)
-        out[c] = contrast(cov[c], with_ridge(background, within), rank)[1]
+        others = without_class(moments, c)
+        background = with_ridge(within if others is None else others, within)
+        out[c] = contrast(cov[c], background, rank)[1]
     return out
 
 
-def with_ridge(cov: HostArray, reference: HostArray) -> HostArray:
+def covariances(moments: folds.Moments) -> tuple[HostArray, HostArray]:
+    """Covariance of each class [c, d, d] and the pooled one [d, d], where they are held."""
+    if moments.cov is None or moments.within is None:
+        raise ValueError("moments without covariances")
+    return moments.cov, moments.within
+
+
+def without_class(moments: folds.Moments, c: int) -> HostArray | None:
+    """Pooled covariance [d, d] of the other classes; None where that of all must stand for it."""
+    cov, within = covariances(moments)
+    count, total = moments.counts[c], moments.counts.sum()
+    if len(cov) > _POOL_CLASSES or not 0 < count < total:
+        return None
+    share = count / total
+    out: HostArray = (within - share * cov[c]) / (1.0 - share)
+    return out
+
+
+def with_ridge(cov: HostArray, reference: HostArray, share: float = _RIDGE) -> HostArray:
     """A covariance made safely positive definite by a share of the reference's mean variance."""
     mean = max(float(np.trace(reference)) / len(reference), 1e-30)
-    return (cov + cov.T) / 2 + _RIDGE * mean * np.eye(len(cov))
+    return (cov + cov.T) / 2 + share * mean * np.eye(len(cov))
+
+
+def between_directions(
+    counts: HostArray, mean: HostArray, within: HostArray, rank: int
+) -> HostArray:
+    """Directions [k, d] that tell the class means apart, in units of the pooled deviation.
+
+    Args:
+        counts: [c] rows.
+        mean: [c, d].
+        within: [d, d] pooled within-class covariance.
+        rank: k, at most d.
+
+    Reference: Fisher, 1936.
+    """
+    share = counts / max(counts.sum(), 1)
+    centred = mean - share @ mean
+    between = np.einsum("c,ci,cj->ij", share, centred, centred)
+    return contrast(between, with_ridge(within, within), rank)[1]
 
 
 def _sketched(stream: Stream, basis: Basis, rank: int) -> HostArray:

@@ -13,17 +13,23 @@ import numpy as np
 from jaxpoison import folds
 from jaxpoison._check import UsageError
 from jaxpoison._types import Array, Block, HostArray, Scores
-from jaxpoison.detect._coordinates import _POOL_CLASSES, ClassGroup, by_class
+from jaxpoison.detect._coordinates import (
+    ClassGroup,
+    between_directions,
+    by_class,
+    covariances,
+    with_ridge,
+    without_class,
+)
 from jaxpoison.detect._detector import Key, empty_scores, fill_rows, host_rng
 from jaxpoison.kernels import shared_covariance_mixture
-from jaxpoison.linalg import contrast, one_thread, principal
+from jaxpoison.linalg import one_thread, principal
 from jaxpoison.stream import Additive, Stage, Stream
 
 Scaling = Literal["none", "unit"]
 
 _EXACT = jax.lax.Precision.HIGHEST
 _FISHER_RANK = 8  # directions that tell the classes apart, in which groups are compared
-_FISHER_RIDGE = 1e-2  # of the mean variance
 _UNLIKE = 1.5  # ratio of two groups' spreads from which they are rows of unlike origin
 _NULL_ROWS = 2048
 _CENTRES = np.linspace(0.25, 0.75, 11)  # where a valley between modes at 0 and 1 is looked for
@@ -168,8 +174,6 @@ def _view(stream: Stream, detector: ContrastWhitening) -> _View:
     def make() -> _View:
         inner = _narrow(stream)
         moments = folds.class_moments(inner)
-        if moments.cov is None or moments.within is None:
-            raise ValueError("moments without covariances")
         roots, which = _whitenings(moments, detector.ridge)
         fold = WhitenedMoments(
             roots, which, moments.mean.astype(np.float32), detector.scaling, stream.num_classes
@@ -185,8 +189,9 @@ def _view(stream: Stream, detector: ContrastWhitening) -> _View:
             rest = np.delete(moments.mean, k, axis=0)[np.delete(stream.counts, k) > 0]
             away = (rest - moments.mean[k]) @ (roots[which[k]].astype(np.float64) @ axes[0])
             others[k] = np.median(away) if len(away) else 0.0
-        fisher = _fisher(moments, stream.counts).astype(np.float32)
-        rows = inner.map(_along, fold, vectors.astype(np.float32), fisher)
+        rank = max(min(c - 1, _FISHER_RANK), 1)
+        fisher = between_directions(stream.counts, moments.mean, covariances(moments)[1], rank)
+        rows = inner.map(_along, fold, vectors.astype(np.float32), fisher.astype(np.float32))
         return _View(rows, others, gap)
 
     view: _View = stream.memo(
@@ -219,35 +224,19 @@ def _whitenings(moments: folds.Moments, ridge: float) -> tuple[HostArray, HostAr
     """Matrices [w, d, d] with ``u = x @ root``, and the one of each class [c]."""
     from scipy.linalg import cholesky, solve_triangular
 
-    cov, within, counts = moments.cov, moments.within, moments.counts
-    if cov is None or within is None:
-        raise ValueError("moments without covariances")
-    d, total, c = len(within), counts.sum(), len(counts)
-    eye = np.eye(d)
-    floor = ridge * max(float(np.trace(within)) / d, 1e-30) * eye
-    pools, which = [within], np.zeros(c, np.int32)
-    if c <= _POOL_CLASSES:
-        for k in np.flatnonzero((counts > 0) & (counts < total)):
-            share = counts[k] / total
+    within = covariances(moments)[1]
+    pools, which = [within], np.zeros(len(moments.counts), np.int32)
+    for k in range(len(which)):
+        others = without_class(moments, k)
+        if others is not None:
             which[k] = len(pools)
-            pools.append((within - share * cov[k]) / (1.0 - share))
-    roots = np.empty((len(pools), d, d), np.float32)
+            pools.append(others)
+    eye = np.eye(len(within))
+    roots = np.empty((len(pools), *within.shape), np.float32)
     for i, pool in enumerate(pools):
-        lower = cholesky((pool + pool.T) / 2 + floor, lower=True, check_finite=False)
+        lower = cholesky(with_ridge(pool, within, ridge), lower=True, check_finite=False)
         roots[i] = solve_triangular(lower, eye, lower=True, check_finite=False).T
     return roots, which
-
-
-def _fisher(moments: folds.Moments, counts: HostArray) -> HostArray:
-    """Directions [k, d] that tell the classes apart, in units of the pooled deviation."""
-    within, share = moments.within, counts / max(counts.sum(), 1)
-    if within is None:
-        raise ValueError("moments without covariances")
-    centred = moments.mean - share @ moments.mean
-    between = np.einsum("c,ci,cj->ij", share, centred, centred)
-    floor = max(float(np.trace(within)) / len(within), 1e-30)
-    background = (within + within.T) / 2 + _FISHER_RIDGE * floor * np.eye(len(within))
-    return contrast(between, background, max(min(len(counts) - 1, _FISHER_RANK), 1))[1]
 
 
 @partial(

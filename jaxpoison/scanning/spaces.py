@@ -13,9 +13,8 @@ import numpy as np
 
 from jaxpoison import folds
 from jaxpoison._types import Array, Block, Dynamics, HostArray
-from jaxpoison.detect._coordinates import coordinates, with_ridge
+from jaxpoison.detect._coordinates import between_directions, coordinates
 from jaxpoison.detect._patches import MAX_SIDE, averaged_down
-from jaxpoison.linalg import contrast
 from jaxpoison.models import Model
 from jaxpoison.sources import Source, open_source
 from jaxpoison.stream import Stage, Stream
@@ -192,10 +191,7 @@ def witness_stream(space: Space, source: Source) -> Stream:
         return stream
     counts, mean = folds.class_means(stream)
     within = folds.pooled_within(stream)
-    share = counts / counts.sum()
-    centred = mean - share @ mean
-    between = np.einsum("c,ci,cj->ij", share, centred, centred)
-    directions = contrast(between, with_ridge(within, within), stream.num_classes - 1)[1]
+    directions = between_directions(counts, mean, within, stream.num_classes - 1)
     scale, projection = stage.params
     apart = directions.T if projection is None else projection @ directions.T
     view = Stage(stage.fn, (scale, apart.astype(np.float32)))
