@@ -17,6 +17,8 @@ from jaxpoison.stream import Additive, Stream
 GRAM_FLOATS = 1 << 26
 """Per-class second moments are held while c * d^2 stays below this (256 MB of float32)."""
 
+_EPSILON = float(np.finfo(np.float32).eps)
+
 
 class Moments(NamedTuple):
     """Mean and covariance of each class, float64 on the host.
@@ -114,6 +116,9 @@ def class_moments(stream: Stream) -> Moments:
         centre = fold.shift.astype(np.float64) + rest
         cov = grams / np.maximum(counts, 1)[:, None, None]
         cov -= rest[:, :, None] * rest[:, None, :]
+        # below what float32 tells apart near the mean there is rounding alone, of either sign
+        lost = np.diagonal(cov, axis1=1, axis2=2) <= (_EPSILON * centre) ** 2
+        cov[lost[:, :, None] | lost[:, None, :]] = 0.0
         within = np.einsum("c,cij->ij", counts / max(counts.sum(), 1), cov)
         return Moments(counts, centre, cov, within)
 

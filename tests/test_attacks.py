@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import pickle
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
+import attack_data as data
 from jaxpoison._check import DataError, UsageError
 from jaxpoison.attacks import ATTACKS, poison, settings_of
 
-
-def load(name):
-    """A helper beside the tests, by its path: test files are no package."""
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-data = load("attack_data")
 CHEAP, LABELS, RATE = data.CHEAP, data.LABELS, data.RATE
 images, inputs_for, rows, run = data.images, data.inputs_for, data.rows, data.run
 

@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import jax
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import attack_data as data
 from jaxpoison._check import UsageError
 from jaxpoison.attacks import ATTACKS
 
-
-def load(name):
-    """A helper beside the tests, by its path: test files are no package."""
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-data = load("attack_data")
 images, rows, run = data.images, data.rows, data.run
 
 labels = st.lists(st.sampled_from([0, 1, 5, 40]), min_size=2, max_size=60).filter(

@@ -2,31 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import attack_data as data
 from jaxpoison import training
 from jaxpoison._check import DataError, UsageError
 from jaxpoison.attacks import ATTACKS, poison
 from jaxpoison.models import from_function
 from jaxpoison.sources import open_source
 
-
-def load(name):
-    """A helper beside the tests, by its path: test files are no package."""
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-data = load("attack_data")
 TARGETED = ("feature_collision", "bullseye_polytope", "gradient_matching")
 EPSILON = {"images": 0.1, "rows": 0.5}
 

@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import replace
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 import scipy.stats
 
+import engine_data as data
 from jaxpoison import folds
 from jaxpoison._check import UsageError
 from jaxpoison.detect import contrast_whitening
 from jaxpoison.detect.contrast_whitening import ContrastWhitening
 from jaxpoison.layout import Layout
-
-_SPEC = importlib.util.spec_from_file_location(
-    "engine_data", Path(__file__).with_name("engine_data.py")
-)
-data = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(data)
 
 KEY = jax.random.key(0)
 X, LABELS, PLANTED = data.planted()

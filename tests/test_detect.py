@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import jax
 import numpy as np
 import pytest
 from sklearn.cluster import KMeans
 
+import engine_data as data
+import reference
 from jaxpoison import detect
 from jaxpoison.detect import spectral
 from jaxpoison.detect._coordinates import by_class, coordinates
+from jaxpoison.detect._detector import even_subset
 
-
-def load(name):
-    """A helper beside the tests, by its path: test files are no package."""
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-data, reference = load("engine_data"), load("reference")
 KEY = jax.random.key(0)
 
 
@@ -211,3 +201,23 @@ def test_classes_side_by_side(sizes):
                 keep = mask > 0
                 assert np.array_equal(rows[keep], np.flatnonzero(labels == c))
                 assert np.array_equal(x[keep], values[labels == c]) and not x[~keep].any()
+
+
+@pytest.mark.parametrize("basis", ["contrast", "principal"])
+@pytest.mark.parametrize("value", [0.0, 0.1, 1e6])
+def test_classes_of_equal_rows_have_no_directions(basis, value):
+    labels = np.repeat([0, 1, 2], [50, 50, 1])
+    x = (value + labels[:, None] * np.linspace(-1, 1, 5)).astype(np.float32)
+    found = coordinates(data.stream_of(x, labels), basis, 4)
+    assert np.isfinite(found).all()
+    for c in range(3):
+        assert np.ptp(found[labels == c], axis=0).max() < 1e-6
+
+
+def test_even_subset():
+    rows = np.arange(10)
+    assert even_subset(rows, 4).tolist() == [0, 3, 6, 9]
+    assert even_subset(rows, 5).tolist() == [0, 2, 4, 6, 8]
+    for most in (10, 99):
+        assert even_subset(rows, most).tolist() == rows.tolist()
+    assert even_subset(rows[:0], 3).tolist() == []

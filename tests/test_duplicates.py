@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import jax
 import numpy as np
 import pytest
@@ -12,13 +9,8 @@ import sklearn.datasets
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial.distance import cdist
 
+import engine_data as data
 from jaxpoison.detect.duplicates import NearDuplicates
-
-_SPEC = importlib.util.spec_from_file_location(
-    "engine_data", Path(__file__).with_name("engine_data.py")
-)
-data = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(data)
 
 KEY = jax.random.key(0)
 

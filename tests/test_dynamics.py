@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import replace
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -12,18 +10,13 @@ import pytest
 import scipy.special
 import scipy.stats
 
+import engine_data as data
 from jaxpoison._check import UsageError
 from jaxpoison._types import Dynamics
 from jaxpoison.detect.dynamics import AUM, EL2N, EarlyLoss, LossDrop, LowLossIsolation
 from jaxpoison.layout import Layout
 from jaxpoison.sources import open_source
 from jaxpoison.training import fit
-
-_SPEC = importlib.util.spec_from_file_location(
-    "engine_data", Path(__file__).with_name("engine_data.py")
-)
-data = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(data)
 
 KEY = jax.random.key(0)
 N, C, EPOCHS = 1500, 5, 9

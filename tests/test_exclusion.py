@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
+import engine_data as data
+import reference
 from jaxpoison.detect import ExclusionCheck, exclusion
 from jaxpoison.stream import Stage
-
-_SPEC = importlib.util.spec_from_file_location(
-    "kernel_reference", Path(__file__).with_name("reference.py")
-)
-reference = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(reference)
-_SPEC = importlib.util.spec_from_file_location(
-    "engine_data", Path(__file__).with_name("engine_data.py")
-)
-data = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(data)
 
 KEY = jax.random.key(0)
 DIGITS = load_digits()

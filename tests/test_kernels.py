@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,17 +12,13 @@ from hypothesis import strategies as st
 from sklearn.cluster import KMeans
 from sklearn.metrics import silhouette_samples
 
+import reference
 from jaxpoison import kernels
 from jaxpoison.kernels._masked import masked_covariance, masked_mean, masked_quantile
 from jaxpoison.kernels._workloads import WORKLOADS, draw, small_workloads
 from jaxpoison.kernels.trimmed import consistency_factor
 
 # Test files are no package, so a helper beside them is loaded by its path.
-_SPEC = importlib.util.spec_from_file_location(
-    "kernel_reference", Path(__file__).with_name("reference.py")
-)
-reference = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(reference)
 
 KEY = jax.random.key(0)
 SMALL = [pytest.param(w, id=w.name) for w in small_workloads()]

@@ -6,9 +6,7 @@ What they look for differs, so each has planted data of its own kind.
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 from functools import cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -16,18 +14,13 @@ import numpy as np
 import pytest
 import scipy.stats
 
+import engine_data as data
 from jaxpoison.detect.density import DensityClusters, LocalDensity
 from jaxpoison.detect.duplicates import NearDuplicates
 from jaxpoison.detect.gram_powers import GramPowers
 from jaxpoison.detect.neighbours import KNNDisagreement
 from jaxpoison.detect.robust_pca import RobustPCA
 from jaxpoison.layout import Layout
-
-_SPEC = importlib.util.spec_from_file_location(
-    "engine_data", Path(__file__).with_name("engine_data.py")
-)
-data = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(data)
 
 KEY = jax.random.key(0)
 ROWS, CLASSES, FEATURES = 800, 4, 24

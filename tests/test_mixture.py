@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
 
+import reference
 from jaxpoison.kernels import shared_covariance_mixture as mixture
 from jaxpoison.kernels.mixture import whiten
-
-_SPEC = importlib.util.spec_from_file_location(
-    "kernel_reference", Path(__file__).with_name("reference.py")
-)
-reference = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(reference)
 
 
 def two_groups(seed=0, n=400, k=6, share=0.1, apart=7.0):

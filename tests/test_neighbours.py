@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import jax
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 from sklearn.neighbors import NearestNeighbors
 
+import engine_data as data
 from jaxpoison import kernels
 from jaxpoison.detect import neighbours
 from jaxpoison.detect.neighbours import KNNDisagreement, class_nearest_rows, nearest_rows
 from jaxpoison.kernels import neighbours as _kernel
 from jaxpoison.kernels._workloads import draw, small_workloads
 from jaxpoison.kernels.neighbours import _width
-
-_SPEC = importlib.util.spec_from_file_location(
-    "engine_data", Path(__file__).with_name("engine_data.py")
-)
-data = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(data)
 
 KEY = jax.random.key(0)
 SMALL = [pytest.param(w, id=w.name) for w in small_workloads()]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-import importlib.util
 import json
 import os
 import subprocess
@@ -16,15 +15,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+import report_sample as sample
 from jaxpoison._check import JaxpoisonError, UsageError
 from jaxpoison.report import FILE_NAMES, OutputError, check_out_dir, files, load_schema
 
 # Test files are no package, so a helper beside them is loaded by its path.
-_SPEC = importlib.util.spec_from_file_location(
-    "report_sample", Path(__file__).with_name("report_sample.py")
-)
-sample = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(sample)
 make_report = sample.make_report
 
 

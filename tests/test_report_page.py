@@ -4,27 +4,21 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import importlib.util
 import re
 import struct
 import zlib
 from html.parser import HTMLParser
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+import report_sample as sample
 from jaxpoison.report import render_html
 from jaxpoison.report._text import number, percent, visible
 from jaxpoison.report.png import as_pixels, encode_png, shrink
 from jaxpoison.report.svg import histogram, scatter
 
 # Test files are no package, so a helper beside them is loaded by its path.
-_SPEC = importlib.util.spec_from_file_location(
-    "report_sample", Path(__file__).with_name("report_sample.py")
-)
-sample = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(sample)
 make_report = sample.make_report
 
 

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import engine_data as data
 from jaxpoison import folds
 from jaxpoison.layout import Layout
 from jaxpoison.stream import Additive, Stage, Stream, compiled
-
-_SPEC = importlib.util.spec_from_file_location(
-    "engine_data", Path(__file__).with_name("engine_data.py")
-)
-data = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(data)
 
 
 def table(n, num_classes, d=5, seed=0):

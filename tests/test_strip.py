@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
 
+import engine_data as data
 from jaxpoison._check import UsageError
 from jaxpoison.detect.strip import Strip, overlay_rows
 from jaxpoison.layout import Layout
 from jaxpoison.models import from_function
 from jaxpoison.sources import open_source
 from jaxpoison.stream import Stage, Stream, make_mesh
-
-_SPEC = importlib.util.spec_from_file_location(
-    "engine_data", Path(__file__).with_name("engine_data.py")
-)
-data = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(data)
 
 KEY, C, TARGET = jax.random.key(0), 4, 1
 

@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import reference
 from jaxpoison.kernels import tile_grams, tile_project, tile_sketch, tile_sums
 from jaxpoison.layout import Layout
-
-_SPEC = importlib.util.spec_from_file_location(
-    "kernel_reference", Path(__file__).with_name("reference.py")
-)
-reference = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(reference)
 
 # float32 products of a few hundred terms of size 1: about sqrt(n) roundings of 6e-8 each.
 TOLERANCE = {"rtol": 2e-5, "atol": 2e-4}

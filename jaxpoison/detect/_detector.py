@@ -44,6 +44,12 @@ def fill_rows(out: HostArray, rows: HostArray, mask: HostArray, values: Any) -> 
     out[rows[keep]] = np.asarray(values)[keep]
 
 
+def even_subset(rows: HostArray, most: int) -> HostArray:
+    """Every k-th of the rows, with the smallest k that leaves at most so many."""
+    out: HostArray = rows[:: max(1, -(-len(rows) // most))]
+    return out
+
+
 def host_rng(key: Key) -> np.random.Generator:
     """Numpy's stream of a key, for draws of any shape: XLA compiles for each shape anew."""
     return np.random.default_rng(np.asarray(jax.random.key_data(key)).tolist())

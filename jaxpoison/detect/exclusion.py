@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxpoison import folds
 from jaxpoison._types import Exclusion, HostArray
-from jaxpoison.detect._detector import Key, host_rng
+from jaxpoison.detect._detector import Key, even_subset, host_rng
 from jaxpoison.linalg import one_thread
 from jaxpoison.stream import Stream
 
@@ -104,7 +104,7 @@ class ExclusionCheck:
         """
         if not groups:
             return []
-        kept = [g[:: -(-len(g) // _GROUP_ROWS)] for g in groups]
+        kept = [even_subset(g, _GROUP_ROWS) for g in groups]
         union = np.unique(np.concatenate(kept))
         x = inputs_of(stream, union)
         return [

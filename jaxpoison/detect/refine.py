@@ -10,6 +10,7 @@ from jaxpoison import folds
 from jaxpoison._types import HostArray, Refined
 from jaxpoison.calibrate.null import SIGMA_SHARE
 from jaxpoison.detect._coordinates import with_ridge
+from jaxpoison.detect._detector import even_subset
 from jaxpoison.detect.exclusion import Fit, inputs_of, matched_residuals
 from jaxpoison.linalg import one_thread
 from jaxpoison.stream import Stream
@@ -108,8 +109,7 @@ class _Shift:
     @property
     def sample(self) -> HostArray:
         """An even subset of the group."""
-        out: HostArray = self.group[:: -(-len(self.group) // _MAX_ROWS)]
-        return out
+        return even_subset(self.group, _MAX_ROWS)
 
     def keep_coherent(self, x: HostArray) -> None:
         """Begins with the rows of the sample whose residuals point the same way."""

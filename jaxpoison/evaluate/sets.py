@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxpoison._check import DataError, UsageError
 from jaxpoison._types import HostArray
+from jaxpoison.detect._detector import even_subset
 from jaxpoison.evaluate.suites import SetSpec
 from jaxpoison.sources import Source, open_source, require_labels
 from jaxpoison.sources.bundled import FASHION_MNIST, PREFIXES, open_packaged
@@ -143,7 +144,7 @@ def confusable_pair(x: HostArray, y: HostArray) -> tuple[int, int]:
 
     Counted over at most 2,000 rows, as a share of the smaller class.
     """
-    some = np.arange(len(y))[:: -(-len(y) // _PAIR_ROWS)]
+    some = even_subset(np.arange(len(y)), _PAIR_ROWS)
     rows, labels = x[some].reshape(len(some), -1).astype(np.float64), y[some]
     rows = (rows - rows.mean(axis=0)) / max(float(rows.std()), 1e-12)
     square = (rows**2).sum(axis=1)

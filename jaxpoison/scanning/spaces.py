@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpoison import folds
+from jaxpoison._check import DataError
 from jaxpoison._types import Array, Block, Dynamics, HostArray
 from jaxpoison.detect._coordinates import between_directions, coordinates
 from jaxpoison.detect._patches import MAX_SIDE, averaged_down
@@ -102,6 +103,11 @@ def _units(stream: Stream) -> HostArray:
     counts, mean = folds.class_means(stream)
     squares = stream.fold(folds.FeatureSquares(mean.astype(np.float32)))
     deviation = np.sqrt(squares / max(counts.sum(), 1))
+    if not np.isfinite(deviation).all():
+        raise DataError(
+            f"feature {int(np.argmin(np.isfinite(deviation)))} has values whose squares are beyond "
+            "float32; divide the features by their size (values up to 1e15 are fine)"
+        )
     varying = deviation > 1e-6 * max(float(deviation.max()), 1e-30)
     if not varying.any():
         return np.ones(len(deviation), np.float32)

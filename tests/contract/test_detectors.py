@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,16 +11,11 @@ import numpy as np
 import pytest
 import scipy.stats
 
+import engine_data as data
 from jaxpoison import detect
 from jaxpoison._types import DETECTOR_NAMES
 from jaxpoison.layout import Layout
 from jaxpoison.scanning import evidence
-
-_SPEC = importlib.util.spec_from_file_location(
-    "engine_data", Path(__file__).parents[1] / "engine_data.py"
-)
-data = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(data)
 
 KEY = jax.random.key(0)
 
