@@ -168,6 +168,24 @@ def test_bad_inputs_are_refused_by_name(name):
         run(name, broken, y)
 
 
+NAN, INF = float("nan"), float("inf")
+NONSENSE = [
+    ("patch", "position", {}), ("patch", "position", [1]), ("patch", "position", [0.5, 1]),
+    ("patch", "value", "white"), ("patch", "value", NAN), ("patch", "value", [1, 2]),
+    ("patch_source_specific", "cover_ratio", INF), ("warp", "pixels", INF),
+    ("adaptive_spectrum", "margin", INF), ("embedding_trigger", "strength", INF),
+    ("tabular_trigger", "columns", "first"), ("tabular_trigger", "columns", NAN),
+    ("tabular_trigger", "columns", [0.5]), ("flood_duplicates", "seeds", INF),
+    ("flood_duplicates", "seeds", "few"), ("flood_duplicates", "jitter", INF),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "setting", "value"), NONSENSE)
+def test_settings_without_a_meaning_are_refused(name, setting, value):
+    with pytest.raises(UsageError, match=f"{setting} is "):
+        run(name, *inputs_for(name), **{setting: value})
+
+
 def test_inputs_of_the_wrong_kind_are_refused():
     with pytest.raises(UsageError, match="patch needs images"):
         run("patch", *rows())

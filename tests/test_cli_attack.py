@@ -123,7 +123,7 @@ def test_a_write_that_fails_leaves_nothing(clean, capsys, monkeypatch):
         (["patch", "clean.npz", "--out", "b.npz", "--target", "1"], "target is 1"),
         (["patch", "clean.npz", "--out", "b.npz", "--set", "size"], "KEY=VALUE"),
         (["patch", "clean.npz", "--out", "b.npz", "--set", "sise=4"], "no setting 'sise'"),
-        (["patch", "clean.npz", "--out", "b.npz", "--set", "size=big"], "of a wrong type"),
+        (["patch", "clean.npz", "--out", "b.npz", "--set", "size=big"], "of a wrong type or value"),
         (["patch", "clean.npz", "--out", "b.npz", "--set", "size=40"], "size is 40"),
         (["tabular_trigger", "clean.npz", "--out", "b.npz"], "needs rows"),
         (["patch", "clean.npz", "--out", "b.npz", "--seed", "-1"], "at least 0"),

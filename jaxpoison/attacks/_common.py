@@ -163,7 +163,7 @@ class Task:
 
     def choose_cover(self, eligible: HostArray, poisoned: int, ratio: float) -> HostArray:
         """Cover rows: ``ratio`` for each poisoned one."""
-        if not ratio >= 0:
+        if not 0 <= ratio < np.inf:
             raise UsageError(f"cover_ratio is {ratio}; give a number of at least 0")
         count = round(ratio * poisoned)
         if count > len(eligible):
@@ -312,7 +312,7 @@ def plain(value: Any) -> Any:
 def positive(**arguments: float) -> None:
     """Refuses sizes and strengths that are not above 0."""
     for name, value in arguments.items():
-        if not value > 0:
+        if not 0 < value < np.inf:
             raise UsageError(f"{name} is {value}; give a number above 0")
 
 
@@ -321,6 +321,18 @@ def share(**arguments: float) -> None:
     for name, value in arguments.items():
         if not 0 < value <= 1:
             raise UsageError(f"{name} is {value}; give a share above 0 and at most 1")
+
+
+def row_numbers(name: str, values: object) -> HostArray:
+    """Distinct whole numbers [k] int64, ascending: of rows, or of columns.
+
+    Raises:
+        UsageError: Anything else.
+    """
+    given = np.asarray(values)
+    if given.ndim != 1 or (given.dtype.kind not in "iu" and given.size):
+        raise UsageError(f"{name} is {values!r}; give a whole number, or a list of them")
+    return np.unique(given.astype(np.int64))
 
 
 def value_range(x: HostArray) -> tuple[float, float]:

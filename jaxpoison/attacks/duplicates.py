@@ -11,7 +11,7 @@ from jaxpoison._check import UsageError
 from jaxpoison._types import HostArray
 from jaxpoison.detect._detector import Key
 
-from ._common import Task, as_type, begin, num_rows, value_range
+from ._common import Task, as_type, begin, num_rows, row_numbers, value_range
 from ._types import Poisoned
 
 
@@ -55,7 +55,7 @@ def flood_duplicates(
     Reference: Carlini et al. (2024), arXiv:2302.10149 (what it costs to place rows in web data).
     """
     task = begin("flood_duplicates", x, y, key)
-    if not jitter >= 0:
+    if not 0 <= jitter < np.inf:
         raise UsageError(f"jitter is {jitter}; give a number of at least 0")
     target = task.label("target", target, other_than=source)
     if source is not None:
@@ -96,7 +96,7 @@ def _seeds(
         if not 1 <= seeds <= len(possible):
             raise UsageError(f"seeds is {seeds}; give 1 to {len(possible)}, or row numbers")
         return np.sort(task.rng.choice(possible, int(seeds), replace=False))
-    rows = np.unique(np.asarray(seeds, np.int64))
+    rows = row_numbers("seeds", seeds)
     wrong = np.setdiff1d(rows, possible)
     if not rows.size or wrong.size:
         raise UsageError(

@@ -279,9 +279,11 @@ def patch_piece(
             f"{min(height, width)}"
         )
     low, high = value_range(task.x)
-    bright = np.asarray(high if value is None else value, np.float64)
-    if bright.shape not in ((), task.x.shape[3:]):
-        raise UsageError(f"value is {value}; give one number, or one for each channel")
+    bright = np.asarray(high if value is None else value)
+    is_number = bright.dtype.kind in "uif" and bool(np.isfinite(bright).all())
+    if not is_number or bright.shape not in ((), task.x.shape[3:]):
+        raise UsageError(f"value is {value!r}; give one number, or one for each channel")
+    bright = bright.astype(np.float64)
     piece = np.broadcast_to(bright, (size, size, *task.x.shape[3:])).copy()
     if pattern == "checker":
         piece[np.indices((size, size)).sum(0) % 2 == 1] = low
@@ -308,6 +310,8 @@ def place(sides: tuple[int, ...], size: int, position: Position) -> tuple[int, i
                 f"position is {position!r}; choose {', '.join(known)}, or (row, column)"
             )
         return known[position]
+    if np.shape(position) != (2,) or np.asarray(position).dtype.kind not in "iu":
+        raise UsageError(f"position is {position!r}; give a corner, or (row, column)")
     row, column = (int(p) for p in position)
     if not (0 <= row <= height - size and 0 <= column <= width - size):
         raise UsageError(

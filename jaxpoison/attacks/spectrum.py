@@ -83,7 +83,7 @@ def adaptive_spectrum(
     """
     task = begin("adaptive_spectrum", x, y, key)
     share(limit=limit)
-    if not margin >= 0:
+    if not 0 <= margin < np.inf:
         raise UsageError(f"margin is {margin}; give a number of at least 0")
     target = task.label("target", target, other_than=source)
     eligible = task.others(target)

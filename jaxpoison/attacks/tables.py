@@ -10,7 +10,7 @@ from jaxpoison._check import UsageError
 from jaxpoison._types import HostArray
 from jaxpoison.detect._detector import Key
 
-from ._common import Always, Task, Trigger, begin, positive, refuse
+from ._common import Always, Task, Trigger, begin, positive, refuse, row_numbers
 from ._types import Poisoned
 
 _NO_SPREAD = 1e-12
@@ -91,7 +91,7 @@ def _columns(task: Task, columns: int | Sequence[int]) -> HostArray:
         spread = task.x.std(axis=0, dtype=np.float64) / np.where(spans > 0, spans, 1.0)
         order = np.argsort(np.where(spans > 0, spread, np.inf), kind="stable")
         return np.sort(order[:columns])
-    chosen = np.unique(np.asarray(columns, np.int64))
+    chosen = row_numbers("columns", columns)
     if not chosen.size or chosen.min() < 0 or chosen.max() >= d:
         raise UsageError(f"columns is {list(columns)}; give column numbers from 0 to {d - 1}")
     return chosen

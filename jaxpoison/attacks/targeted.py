@@ -12,7 +12,7 @@ from jaxpoison._types import HostArray
 from jaxpoison.detect._detector import Key
 from jaxpoison.models import Model
 
-from ._common import Task, begin, num_rows, value_range
+from ._common import Task, begin, num_rows, row_numbers, value_range
 from ._descent import (
     GRADIENT_OF,
     UNALIGNED,
@@ -250,7 +250,7 @@ def _aim(
             )
         chosen = np.sort(task.rng.choice(possible, int(victims), replace=False))
         return _Aim(chosen, target, source, classes)
-    chosen = np.unique(np.asarray(victims, np.int64))
+    chosen = row_numbers("victims", victims)
     if not chosen.size or chosen[0] < 0 or chosen[-1] >= len(task):
         raise UsageError(f"victims is {list(victims)}; give row numbers from 0 to {len(task) - 1}")
     of = np.unique(task.y[chosen])

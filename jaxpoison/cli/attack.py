@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jaxpoison._check import UsageError
+from jaxpoison._check import JaxpoisonError, UsageError
 from jaxpoison.cli.scan import seed
 
 if TYPE_CHECKING:
@@ -103,12 +103,12 @@ def attack(args: argparse.Namespace, x: np.ndarray, y: np.ndarray) -> Poisoned:
     try:
         with show_progress(quiet=args.quiet or args.json) as progress:
             return poison(args.name, x, y, **options, seed=args.seed, progress=progress, **settings)
-    except TypeError as error:
-        if not settings:
+    except (TypeError, ValueError, OverflowError) as error:
+        if isinstance(error, JaxpoisonError) or not settings:
             raise
         given = ", ".join(f"{key}={value!r}" for key, value in settings.items())
         raise UsageError(
-            f"--set {given}: of a wrong type ({error}); --list shows the defaults"
+            f"--set {given}: of a wrong type or value ({error}); --list shows the defaults"
         ) from error
 
 
