@@ -81,7 +81,7 @@ def _bases(stream: Stream, basis: Basis, rank: int, moments: folds.Moments) -> H
         if basis == "principal":
             out[c] = principal(cov[c], rank)[1]
             continue
-        others = without_class(moments, c)
+        others = without_class(moments, int(c))
         background = with_ridge(within if others is None else others, within)
         out[c] = contrast(cov[c], background, rank)[1]
     return out
