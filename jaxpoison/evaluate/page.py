@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,12 +10,12 @@ import jaxpoison.report as report_room
 from jaxpoison.evaluate._notes import METHOD
 from jaxpoison.evaluate.views import Section, sections
 from jaxpoison.report import _text
+from jaxpoison.report._page import asset, content_hash, environment
 
 if TYPE_CHECKING:
     from jinja2 import Template
 
-_REPORT = Path(report_room.__file__).parent
-_LONGEST = 400
+_HERE, _REPORT = Path(__file__).parent, Path(report_room.__file__).parent
 
 
 def render_page(document: dict[str, Any]) -> str:
@@ -32,18 +30,13 @@ def render_page(document: dict[str, Any]) -> str:
     Returns:
         HTML, to be stored as UTF-8.
     """
-    from markupsafe import Markup
-
-    css = "".join(
-        path.read_text(encoding="utf-8")
-        for path in (_REPORT / "report.css", Path(__file__).with_name("page.css"))
-    )
-    script = (_REPORT / "report.js").read_text(encoding="utf-8")
+    css = asset(_REPORT / "report.css", _HERE / "page.css")
+    script = asset(_REPORT / "report.js")
     shown = sections(document)
     return _template().render(
         doc=document, sections=[(f"s{k}", s) for k, s in enumerate(shown)], method=METHOD,
-        facts=_facts(document), css=Markup(css), script=Markup(script),
-        css_hash=_hash(css), script_hash=_hash(script), is_matrix=_is_matrix,
+        facts=_facts(document), css=css, script=script,
+        css_hash=content_hash(css), script_hash=content_hash(script), is_matrix=_is_matrix,
     )  # fmt: skip
 
 
@@ -73,25 +66,4 @@ def _is_matrix(section: Section) -> list[bool]:
 
 @lru_cache(maxsize=1)
 def _template() -> Template:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    from markupsafe import Markup
-
-    def finalize(value: Any) -> Any:
-        # As in the report: whatever plain text is printed has no hidden characters.
-        is_text = isinstance(value, str) and not isinstance(value, Markup)
-        return _text.visible(value, _LONGEST) if is_text else value
-
-    env = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        finalize=finalize,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return env.get_template("page.html.j2")
-
-
-def _hash(text: str) -> str:
-    digest = hashlib.sha256(text.encode("utf-8")).digest()
-    return "sha256-" + base64.b64encode(digest).decode("ascii")
+    return environment(_HERE).get_template("page.html.j2")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 from functools import lru_cache
 from html import escape
@@ -11,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jaxpoison.report import _notes, _text
+from jaxpoison.report._page import asset, content_hash, environment
 from jaxpoison.report._report import VERDICTS, attack_line, class_title
 
 if TYPE_CHECKING:
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
 
     from jaxpoison.report._report import Report
 
+_HERE = Path(__file__).parent
 MAX_BYTES = 2_900_000
 _THUMB_SIDES = (64, 48, 32, 16, 8)  # tried in turn until the page is small enough
 _MAX_LISTED = 60
@@ -65,7 +65,7 @@ def _context(report: Report, thumb_side: int) -> dict[str, Any]:
         for a in attacks[:_MAX_LISTED]
     ]
     calibration = _notes.CALIBRATED if doc["calibrated"] else _notes.UNCALIBRATED
-    css, script = _asset("report.css"), _asset("report.js")
+    css, script = asset(_HERE / "report.css"), asset(_HERE / "report.js")
     plan = json.dumps(doc["plan"], indent=2, default=str)
     return {
         "doc": doc, "verdict": report.verdict, "headline": VERDICTS[report.verdict],
@@ -83,47 +83,22 @@ def _context(report: Report, thumb_side: int) -> dict[str, Any]:
         "idle": [name for name, run in doc["detectors"].items() if not run["ran"]],
         "class_name": lambda label: _views.class_name(report.pictures, label),
         "plan": "\n".join(_text.visible(line, 300) for line in plan.splitlines()[:400]),
-        "css": css, "script": script, "css_hash": _hash(css), "script_hash": _hash(script),
+        "css": css, "script": script,
+        "css_hash": content_hash(css), "script_hash": content_hash(script),
     }  # fmt: skip
 
 
 @lru_cache(maxsize=1)
 def _template() -> Template:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
-    def finalize(value: Any) -> Any:
-        # The last line of defence: whatever plain text is printed has no hidden characters.
-        is_text = isinstance(value, str) and not isinstance(value, Markup)
-        return _text.visible(value, 400) if is_text else value
-
-    env = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        finalize=finalize,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    env = environment(_HERE)
     env.filters.update(
         count=_text.count, number=_text.number, percent=_text.percent, seconds=_text.seconds,
         visible=_text.visible, plural=_text.plural,
         lines=lambda text: Markup("\n").join(text.split("\n")),
     )  # fmt: skip
     return env.get_template("report.html.j2")
-
-
-@lru_cache(maxsize=4)
-def _asset(name: str) -> Any:
-    """Reads a file of this package that is trusted and goes into the page as it is."""
-    from markupsafe import Markup
-
-    return Markup(Path(__file__).with_name(name).read_text(encoding="utf-8"))
-
-
-def _hash(text: str) -> str:
-    digest = hashlib.sha256(str(text).encode("utf-8")).digest()
-    return "sha256-" + base64.b64encode(digest).decode("ascii")
 
 
 def render_card(report: Report) -> str:
