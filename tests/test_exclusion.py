@@ -10,6 +10,7 @@ from sklearn.datasets import load_digits
 
 import engine_data as data
 import reference
+from jaxpoison._check import UsageError
 from jaxpoison.detect import ExclusionCheck, exclusion
 from jaxpoison.stream import Stage
 
@@ -196,3 +197,19 @@ def test_same_key_same_opinion():
     x, y, rows = planted()
     small = {"num_features": 64}
     assert check(x, y, [rows], **small) == check(x, y, [rows], **small)
+
+
+@pytest.mark.parametrize("options", [{"num_folds": 1}, {"ridge": 0.0}, {"bandwidth": -1.0}])
+def test_what_no_opinion_can_come_from_is_refused(options):
+    stream = data.stream_of(np.eye(4, dtype=np.float32), np.arange(4) % 2)
+    with pytest.raises(UsageError, match="at least 2 folds"):
+        ExclusionCheck(**options).fit(stream, key=KEY)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_few_rows_and_equal_rows_have_a_fit(n):
+    x = np.ones((n, 4), np.float32)
+    fit = ExclusionCheck(num_features=16).fit(
+        data.stream_of(x, np.arange(n) % 2, num_classes=2), key=KEY
+    )
+    assert fit.agrees.shape == (n,) and np.isfinite(fit.gram).all()

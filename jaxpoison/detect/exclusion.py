@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from jaxpoison import folds
+from jaxpoison._check import UsageError
 from jaxpoison._types import Exclusion, HostArray
 from jaxpoison.detect._detector import Key, even_subset, host_rng
 from jaxpoison.linalg import one_thread
@@ -65,7 +66,16 @@ class ExclusionCheck:
     bandwidth: float = 0.5
 
     def fit(self, stream: Stream, *, key: Key) -> Fit:
-        """Two passes: normal equations by fold, then every row judged by the other folds."""
+        """Two passes: normal equations by fold, then every row judged by the other folds.
+
+        Raises:
+            UsageError: Fewer than two folds, or a ridge or bandwidth that is not above 0.
+        """
+        if self.num_folds < 2 or not (self.ridge > 0 and self.bandwidth > 0):
+            raise UsageError(
+                f"num_folds is {self.num_folds}, ridge {self.ridge}, bandwidth {self.bandwidth}; "
+                "give at least 2 folds, and numbers above 0"
+            )
         counts, mean = folds.class_means(stream)
         centre = (counts @ mean / max(counts.sum(), 1)).astype(np.float32)
         spread = stream.fold(folds.SquaredNorm(centre))
