@@ -17,12 +17,14 @@ from jaxpoison.calibrate.groups import trait_group as trait_group
 from jaxpoison.calibrate.labels import flow as flow
 from jaxpoison.calibrate.labels import label_attack as label_attack
 from jaxpoison.calibrate.labels import label_findings as label_findings
+from jaxpoison.calibrate.labels import uniform_findings as uniform_findings
 from jaxpoison.calibrate.null import benjamini_hochberg as benjamini_hochberg
 from jaxpoison.calibrate.null import tail_log10_p as tail_log10_p
 from jaxpoison.calibrate.verdict import Verdict as Verdict
 from jaxpoison.calibrate.verdict import decide as decide
 from jaxpoison.calibrate.verdict import extend as extend
 from jaxpoison.calibrate.verdict import find as find
+from jaxpoison.calibrate.verdict import grow as grow
 from jaxpoison.calibrate.verdict import kind_of_part as kind_of_part
 from jaxpoison.calibrate.verdict import redraw as redraw
 from jaxpoison.calibrate.verdict import sharp_odds as sharp_odds

@@ -21,6 +21,8 @@ _CONCENTRATED = 0.8  # of the deep rows, in a quarter of the pairs
 _MIN_AGREEMENT = 0.5  # of rows with their label: else nothing is known of labels
 _ONE_WAY = 3.0  # deep rows one way over those the other way: honest confusion goes both ways
 _LEAST_DEPTH = 0.2  # of a flagged row
+_MOST_UNIFORM = 0.45  # share of wrong labels that can be reckoned with
+_SURE_SHARE = 0.6  # of wrong labels, the least probable, beside which hardly a right one lies
 
 
 class Flow(NamedTuple):
@@ -178,22 +180,82 @@ def label_findings(
             continue
         sources = np.unique(taken_for[rows])
         rate = max(attack.uniform / _UNIFORM_RATE, seen.by_class[target] / _CLASS_RATE, 1.0)
-        out.append(
-            Finding(
-                kind="label_flip",
-                target=int(target),
-                source=int(sources[0]) if len(sources) == 1 else None,
-                rows=rows,
-                log_odds=2.0 + 4.0 * np.minimum(depth[rows].astype(np.float64), 1.0),
-                support=np.ones(len(rows)),
-                near=np.zeros(0, np.int64),
-                near_odds=np.zeros(0),
-                confidence=float(1.0 - 0.5 ** (1.0 + rate)),
-                confirmed=True,
-                groups=(),
-            )
-        )
+        odds = 2.0 + 4.0 * np.minimum(depth[rows].astype(np.float64), 1.0)
+        source = int(sources[0]) if len(sources) == 1 else None
+        out.append(_flipped(int(target), source, rows, odds, float(1.0 - 0.5 ** (1.0 + rate))))
     return out
+
+
+def uniform_findings(posterior: HostArray, labels: HostArray, fdr: float) -> list[Finding]:
+    """One finding for each label of rows whose label is wrong, where wrong ones are spread evenly.
+
+    A wrong label is then any but the right one, so what ``p_y'`` is over all rows and all labels
+    y' but the most probable one is how ``p_y`` of wrong labels is distributed: F. The rows below
+    the 0.6 quantile of F are nearly all wrong, and 0.6 of the wrong ones: their number w follows.
+    Of the ``N(t)`` rows with ``p_y <= t``, ``1 - w F(t) / N(t)`` are right, taking a standard
+    error off w. Or, row by row: with a share e = w / n of wrong labels ``p_y = (1 - e) q_y +
+    e (1 - q_y) / (c - 1)`` where q is of the right labels, and a label is right with
+    ``(1 - e) q_y / p_y``. Rows are flagged up to the largest t where either share is at most
+    ``fdr``; the first is sharper, the second serves where few rows are wrong.
+
+    Args:
+        posterior: [n, c] of the labels as given, from ``detect.label_posterior``.
+        labels: [n] dense.
+        fdr: Share of false alarms allowed among the flagged rows.
+
+    Returns:
+        Findings of kind "label_flip".
+    """
+    n, c = posterior.shape
+    own = posterior[np.arange(n), labels]
+    other = np.arange(c) != posterior.argmax(axis=1)[:, None]
+    if_wrong = np.sort(posterior[other])
+    order = np.argsort(own, kind="stable")
+    share = np.searchsorted(if_wrong, own[order], side="right") / len(if_wrong)
+    count = np.arange(1, n + 1)
+    surely = int(np.searchsorted(share, _SURE_SHARE))
+    num_wrong = surely / _SURE_SHARE
+    counted = 1.0 - (num_wrong - np.sqrt(surely) / _SURE_SHARE) * share / count
+    modelled = _right(own[order], min(num_wrong / n, _MOST_UNIFORM), c)
+    right = np.minimum(counted, np.cumsum(modelled) / count)
+    below = np.flatnonzero(right <= fdr)
+    chosen = order[: below[-1] + 1] if len(below) else order[:0]
+    certainty = np.clip(np.maximum.accumulate(right), 1e-4, 0.5)
+    odds = np.empty(n)
+    odds[order] = np.log(1.0 / certainty - 1.0)
+    confidence = float(1.0 - 0.5 ** (1.0 + max(num_wrong / n / _UNIFORM_RATE, 1.0)))
+    out = []
+    for target in np.unique(labels[chosen]):
+        rows = np.sort(chosen[labels[chosen] == target])
+        if len(rows) >= MIN_ROWS:
+            out.append(_flipped(int(target), None, rows, odds[rows], confidence))
+    return out
+
+
+def _right(own: HostArray, rate: float, c: int) -> HostArray:
+    """How probably a label is right that has the given probability among noisy ones."""
+    floor = rate / (c - 1)
+    q = np.clip((own - floor) / (1.0 - rate - floor), 1e-6, 1.0)
+    out: HostArray = (1.0 - rate) * q / np.maximum((1.0 - rate - floor) * q + floor, 1e-300)
+    return out
+
+
+def _flipped(
+    target: int, source: int | None, rows: HostArray, log_odds: HostArray, confidence: float
+) -> Finding:
+    return Finding(
+        kind="label_flip",
+        target=target,
+        source=source,
+        rows=rows,
+        log_odds=log_odds,
+        support=np.ones(len(rows)),
+        near=np.zeros(0, np.int64),
+        near_odds=np.zeros(0),
+        confidence=confidence,
+        confirmed=True,
+        groups=(),
+    )
 
 
 def _least_depth(depth: HostArray, fdr: float) -> float:

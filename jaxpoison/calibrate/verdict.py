@@ -16,6 +16,8 @@ _SURE_SUPPORT = 0.5  # of the groups: rows that so many of them hold stay flagge
 _RANKED_ODDS = 2.0  # nats given to the rows of a confirmed group that has only a cut-off
 _REDRAW_SEPARATION = 3.0  # from which on a redrawn boundary is trusted,
 _REDRAW_OVERLAP = 0.6  # if it still holds this share of the rows
+_GROW_SEPARATION = 2.5  # of a finding's rows from the rest of their class, by all detectors
+_LEAST_ODDS = -20.0  # of a row beside a finding: below it, all are alike
 _SOURCE_SHARE = 0.8  # of a group taken for one class, from which on that class is its source
 _UNLIKE_SPREAD = 1.2  # of the suspicious mode, from which on its rows are of other classes
 _COHERENT = 0.75  # spread of one part of a class, of that of the class
@@ -133,6 +135,46 @@ def extend(found: Finding, rows: HostArray, ratios: HostArray, null: HostArray) 
         support=np.concatenate([found.support, np.zeros(len(new))])[order],
         near=found.near[kept],
         near_odds=found.near_odds[kept],
+    )
+
+
+def grow(
+    found: Finding, rows: HostArray, log_odds: HostArray, separation: float, fdr: float
+) -> Finding:
+    """A confirmed finding with the rows of its class that are like its own.
+
+    Args:
+        found: Confirmed.
+        rows: [m] ascending rows of its class, its own among them.
+        log_odds: [m] of being like its own, from ``detect.likeness``.
+        separation: Of its own rows from the others along what tells them apart.
+        fdr: As in ``find``.
+
+    Returns:
+        The finding with the likely rows flagged and the odds of the others known, or as it was
+        where the two are not told apart. Odds a row had before count half.
+    """
+    if separation < _GROW_SEPARATION:
+        return found
+    own = np.searchsorted(rows, found.rows)
+    odds = log_odds.copy()
+    odds[own] = np.maximum(odds[own], found.log_odds)
+    likely = np.zeros(len(rows), np.bool_)
+    likely[_within_fdr(odds, fdr)] = True
+    likely &= odds > 0
+    likely[own] = True
+    support = np.zeros(len(rows))
+    support[own] = found.support
+    before = np.isin(found.near, rows)
+    at = np.searchsorted(rows, found.near[before])
+    beside = np.minimum(log_odds, 0.0)
+    beside[at] = 0.5 * (beside[at] + np.maximum(found.near_odds[before], _LEAST_ODDS))
+    return found._replace(
+        rows=rows[likely],
+        log_odds=odds[likely],
+        support=support[likely],
+        near=np.concatenate([rows[~likely], found.near[~before]]),
+        near_odds=np.concatenate([beside[~likely], found.near_odds[~before]]),
     )
 
 

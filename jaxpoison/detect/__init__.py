@@ -14,6 +14,7 @@ from jaxpoison.detect.exclusion import ExclusionCheck as ExclusionCheck
 from jaxpoison.detect.exclusion import displacement as displacement
 from jaxpoison.detect.gram_powers import GramPowers as GramPowers
 from jaxpoison.detect.label_views import LabelViews as LabelViews
+from jaxpoison.detect.likeness import likeness as likeness
 from jaxpoison.detect.mahalanobis import RobustMahalanobis as RobustMahalanobis
 from jaxpoison.detect.mixture import SharedMixture as SharedMixture
 from jaxpoison.detect.neighbours import KNNDisagreement as KNNDisagreement

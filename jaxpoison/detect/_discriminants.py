@@ -70,6 +70,15 @@ def margins_of(log: HostArray, labels: HostArray) -> tuple[HostArray, HostArray]
     return margin, best.astype(np.int32)
 
 
+def relative(log: HostArray) -> HostArray:
+    """Log likelihoods less the row's mean over the classes; 0 for a class too small to know."""
+    known = np.isfinite(log)
+    held = np.where(known, log, 0.0)
+    mean = held.sum(axis=1, keepdims=True) / np.maximum(known.sum(axis=1, keepdims=True), 1)
+    out: HostArray = np.where(known, held - mean, 0.0)
+    return out
+
+
 def doubted_rows(margins: HostArray, labels: HostArray, c: int) -> HostArray:
     """The doubted rows, of each class at most a share: the most doubted first."""
     doubted = margins > DOUBT

@@ -16,6 +16,7 @@ from jaxpoison.detect._discriminants import (
     discriminant,
     doubted_rows,
     margins_of,
+    relative,
     usual_margins,
 )
 from jaxpoison.detect._patches import Views, views_of
@@ -40,6 +41,9 @@ class Opinion(NamedTuple):
         taken_for: [n] int32 the best other class, by the whole input in the last round.
         doubted: [n] bool, rows that the last round was fitted without, or would have been.
         space: The features in which doubted rows may share a trait.
+        likelihoods: [n, 2, c] float32 log likelihoods of every class, each row's mean taken away:
+            mean over rounds and views, and of the whole input in the last round. None where the
+            classifiers were fitted to a sample of the rows.
     """
 
     margins: HostArray
@@ -47,6 +51,7 @@ class Opinion(NamedTuple):
     taken_for: HostArray
     doubted: HostArray
     space: TraitSpace
+    likelihoods: HostArray | None = None
 
 
 class TraitSpace(NamedTuple):
@@ -206,7 +211,10 @@ class LabelViews:
         space = TraitSpace(
             rows, equations.phi, equations.gram, views, equations.mean, equations.scale
         )
-        return Opinion(margins.mean(axis=1), depth.astype(np.float32), taken_for, doubted, space)
+        known = rounds.likelihoods if n <= self.max_rows else None
+        return Opinion(
+            margins.mean(axis=1), depth.astype(np.float32), taken_for, doubted, space, known
+        )
 
 
 def _place(detector: LabelViews, key: Key) -> tuple[Any, ...]:
@@ -241,6 +249,7 @@ class _Rounds(NamedTuple):
     usual: HostArray
     judges: tuple[HostArray, Discriminant]
     num_views: int
+    likelihoods: HostArray  # [r, 2, c], mean and last
 
 
 def _rounds(
@@ -250,26 +259,29 @@ def _rounds(
     labels, c = equations.labels, equations.num_classes
     doubted = doubted | without
     margins, weights, judges = [], [], []
+    total = np.zeros((len(labels), c))
     for _ in range(count):
         solved = equations.solve(doubted)
         scores = equations.out_of_fold(solved)
         judge = [discriminant(s, labels, c, ~doubted) for s in scores]
-        opinions = [
-            margins_of(j.log_likelihood(s), labels) for s, j in zip(scores, judge, strict=True)
-        ]
+        logs = [j.log_likelihood(s) for s, j in zip(scores, judge, strict=True)]
+        opinions = [margins_of(log, labels) for log in logs]
+        total += sum(relative(log) for log in logs)
         margins += [opinion[0].astype(np.float32) for opinion in opinions]
         weights.append(solved.mean(axis=1))
         judges += judge
         taken_for = opinions[0][1]
-        usual = usual_margins(judge[0].log_likelihood(scores[0]), labels, ~doubted)
+        usual = usual_margins(logs[0], labels, ~doubted)
         doubted = doubted_rows(np.max([o[0] for o in opinions], axis=0), labels, c) | without
     together = Discriminant(*(np.stack(a).astype(np.float32) for a in zip(*judges, strict=True)))
+    likelihoods = np.stack([total / len(margins), relative(logs[0])], axis=1)
     return _Rounds(
         np.stack(margins, axis=1),
         taken_for,
         usual,
         (np.concatenate(weights), together),
         len(scores),
+        likelihoods.astype(np.float32),
     )
 
 

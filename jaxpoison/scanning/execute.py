@@ -14,6 +14,7 @@ from jaxpoison.models import Model
 from jaxpoison.report import Report
 from jaxpoison.scanning import evidence as gathering
 from jaxpoison.scanning.assemble import Outcome, assemble
+from jaxpoison.scanning.grow import grown
 from jaxpoison.scanning.plan import Method, Resources, ScanPlan
 from jaxpoison.scanning.spaces import ProgressFn, Space, input_space, layer_spaces, witness_stream
 from jaxpoison.scanning.trusted import require_enough, trusted_rows
@@ -141,17 +142,20 @@ def _run(
     groups = gathering.groups_of(evidence, data.dense)
     witness = witness_stream(spaces[0], data.source)
     judged = verify(plan, witness, groups, label_evidence(jobs, plan.method.seed), progress)
-    verdict = calibrate.decide(judged.findings, len(data.dense))
+    findings = grown(judged.findings, evidence, judged.opinion, data.dense, plan.method.fdr)
+    verdict = calibrate.decide(findings, len(data.dense))
     confirmed = np.zeros(len(data.classes), np.bool_)
     confirmed[[f.target for f in verdict.findings if f.confirmed and f.kind != "label_flip"]] = True
     sharp = calibrate.sharp_odds(verdict)
+    # where labels are wrong all over, how probable a label is says more than any other tail
+    tails = [e for e in evidence if e.detector != "labels" and judged.doubt is None]
     fused = calibrate.fuse(
-        [e.log10_p for e in evidence if e.detector != "labels"],
-        [e.gate.open & confirmed for e in evidence if e.detector != "labels"],
+        [e.log10_p for e in tails],
+        [e.gate.open & confirmed for e in tails],
         data.dense,
         sharp,
         verdict.flagged & np.isfinite(sharp),
-        gathering.label_votes(evidence, judged.opinion),
+        gathering.label_votes(evidence, judged.opinion) if judged.doubt is None else [judged.doubt],
         judged.open_labels,
     )
     if data.trusted is not None:

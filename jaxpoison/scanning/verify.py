@@ -11,6 +11,8 @@ import numpy as np
 from jaxpoison import calibrate, detect
 from jaxpoison._types import Exclusion, HostArray
 from jaxpoison.calibrate.labels import Flow, LabelAttack
+from jaxpoison.detect._detector import even_subset
+from jaxpoison.detect.label_posterior import MAX_CLASSES, label_posterior, neighbour_shares
 from jaxpoison.detect.label_views import Opinion
 from jaxpoison.detect.trait import Trait, coherence, traits
 from jaxpoison.scanning import evidence as gathering
@@ -30,12 +32,14 @@ class Verified(NamedTuple):
         open_labels: [c] bool, classes whose labels are wrong beyond honest confusion, or None
             where label evidence did not run.
         opinion: Of the labels in the end, or None.
+        doubt: [n] ``-log p(label | row)`` where labels are wrong all over, else None.
     """
 
     checks: list[Exclusion]
     findings: list[calibrate.Finding]
     open_labels: HostArray | None
     opinion: Opinion | None
+    doubt: HostArray | None
 
 
 class LabelEvidence(NamedTuple):
@@ -44,10 +48,12 @@ class LabelEvidence(NamedTuple):
     Attributes:
         opinion: Of every row.
         again: [n] bool of rows known to be poison -> the same without them.
+        posterior: -> [n, c] probability of every label, or None where it can not be fitted.
     """
 
     opinion: Opinion
     again: Callable[[HostArray], LabelEvidence]
+    posterior: Callable[[], HostArray | None]
 
 
 def label_evidence(jobs: list[gathering.Job], seed: int) -> LabelEvidence | None:
@@ -59,9 +65,18 @@ def label_evidence(jobs: list[gathering.Job], seed: int) -> LabelEvidence | None
     opinion = job.detector.judge(job.stream, key=key)
 
     def again(known: HostArray) -> LabelEvidence:
-        return LabelEvidence(job.detector.rejudge(job.stream, opinion, known, key=key), again)
+        return evidence(job.detector.rejudge(job.stream, opinion, known, key=key))
 
-    return LabelEvidence(opinion, again)
+    def evidence(of: Opinion) -> LabelEvidence:
+        return LabelEvidence(of, again, lambda: _posterior(job.stream, of))
+
+    return evidence(opinion)
+
+
+def _posterior(stream: Stream, opinion: Opinion) -> HostArray | None:
+    if opinion.likelihoods is None or stream.num_classes > MAX_CLASSES:
+        return None
+    return label_posterior(opinion.likelihoods, neighbour_shares(stream), stream.labels)
 
 
 def _checked(
@@ -127,14 +142,14 @@ def verify(
     anew += [found for found in confirmed if found.kind != "backdoor"]
     anew = [_surrounded(found, groups, shared) for found in anew]
     rest = [found for found in findings if not found.confirmed]
-    open_labels = None
+    open_labels = doubt = None
     if labels is not None:
-        anew, open_labels = _labelled(anew, labels.opinion, witness, fdr)
+        anew, open_labels, doubt = _labelled(anew, labels, witness, fdr)
         named = {found.target for found in anew}
         rest = [found for found in rest if found.target not in named]
     progress("verify", len(witness), len(witness))
     opinion = None if labels is None else labels.opinion
-    return Verified(checks, [*anew, *rest], open_labels, opinion)
+    return Verified(checks, [*anew, *rest], open_labels, opinion, doubt)
 
 
 def _traits(witness: Stream, labels: LabelEvidence | None) -> list[tuple[calibrate.Group, Trait]]:
@@ -171,12 +186,22 @@ def _surrounded(
 
 
 def _labelled(
-    findings: list[calibrate.Finding], opinion: Opinion, witness: Stream, fdr: float
-) -> tuple[list[calibrate.Finding], HostArray]:
-    """Findings with those that labels alone give, and what kind they are of; the open classes."""
-    labels = witness.labels
+    findings: list[calibrate.Finding], evidence: LabelEvidence, witness: Stream, fdr: float
+) -> tuple[list[calibrate.Finding], HostArray, HostArray | None]:
+    """Findings with those that labels alone give, and what kind they are of.
+
+    Also the open classes, and the doubt of every label where wrong ones are spread evenly.
+    """
+    labels, opinion, doubt = witness.labels, evidence.opinion, None
     seen, attack = _attack(opinion, witness)
-    found = calibrate.label_findings(seen, attack, opinion.depth, opinion.taken_for, labels, fdr)
+    posterior = evidence.posterior() if attack.uniform > 0 else None
+    if posterior is None:
+        found = calibrate.label_findings(
+            seen, attack, opinion.depth, opinion.taken_for, labels, fdr
+        )
+    else:
+        found = calibrate.uniform_findings(posterior, labels, fdr)
+        doubt = -np.log(np.maximum(posterior[np.arange(len(labels)), labels], 1e-300))
     findings = [_by_labels(each, opinion, labels, attack) for each in findings]
     named = {each.target: each for each in findings}
     for each in found:
@@ -190,7 +215,7 @@ def _labelled(
     open_labels[[each.target for each in findings if each.kind == "backdoor"]] = True
     if attack.uniform > 0:
         open_labels[:] = False  # all alike: none is to be preferred
-    return findings, open_labels
+    return findings, open_labels, doubt
 
 
 def _attack(opinion: Opinion, witness: Stream) -> tuple[Flow, LabelAttack]:
@@ -236,7 +261,7 @@ def _extended(
     """Findings joined by the disputed rows of their classes that are displaced by themselves."""
     if not findings:
         return findings
-    some = [rows[:: -(-len(rows) // _DISPUTED_ROWS)] for rows in disputed]
+    some = [even_subset(rows, _DISPUTED_ROWS) for rows in disputed]
     ratios = detect.displacement(witness, fitted, some)
     of = [int(witness.labels[rows[0]]) for rows in some]
     targets = {found.target for found in findings}
