@@ -225,7 +225,7 @@ def test_more_detectors_without_evidence_cost_a_factor():
 
 
 def test_rows_beside_a_verified_group_stay_behind_it():
-    tails, odds = [np.full(5, -0.1)], np.array([9.0, -0.1, -5.0, -500.0, -np.inf])
+    tails, odds = [np.full(5, -0.1)], np.array([9.0, -0.1, -2.0, -500.0, -np.inf])
     flagged = np.arange(5) == 0
     out = fuse(tails, [np.array([False])], np.zeros(5, int), odds, flagged)
     assert (np.diff(out.suspicion[:4]) < 0).all()

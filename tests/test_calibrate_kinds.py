@@ -47,6 +47,12 @@ def displaced(ratio):
     return HONEST._replace(home=ratio, transplant=1.0)
 
 
+def test_nothing_is_confirmed_where_a_class_is_known_no_better_than_chance():
+    unknown = DIRTY._replace(expected=0.55, agreement=0.1)
+    assert grouping.is_confirmed(group("mixture"), unknown, 10)
+    assert not grouping.is_confirmed(group("mixture"), unknown, 2)
+
+
 def found_of(groups, checks):
     found = find(groups, checks, num_classes=10, fdr=0.05)
     assert len(found) <= 1
@@ -62,22 +68,22 @@ def kind_of(*groups, check=DIRTY):
 
 @pytest.mark.parametrize("check", [HONEST, DIRTY])
 def test_copies_need_no_proof(check):
-    assert grouping.is_confirmed(group("duplicates", hint="duplicates"), check)
-    assert grouping.is_confirmed(group("duplicates", range(2), hint="duplicates"), check)
+    assert grouping.is_confirmed(group("duplicates", hint="duplicates"), check, 10)
+    assert grouping.is_confirmed(group("duplicates", range(2), hint="duplicates"), check, 10)
 
 
 @pytest.mark.parametrize("factor", [0.99, 1.0])
 def test_modes_behind_an_open_gate(factor):
     limit = grouping._WHITENING_SEPARATION
     apart = group("whitening", separation=factor * limit)
-    assert grouping.is_confirmed(apart, HONEST) == (factor == 1.0)
-    assert grouping.is_confirmed(apart, DIRTY)  # rows of other classes need not be so far off
-    assert not grouping.is_confirmed(group("mixture", separation=9 * limit), HONEST)
+    assert grouping.is_confirmed(apart, HONEST, 10) == (factor == 1.0)
+    assert grouping.is_confirmed(apart, DIRTY, 10)  # rows of other classes need not be so far off
+    assert not grouping.is_confirmed(group("mixture", separation=9 * limit), HONEST, 10)
 
 
 def test_separation_that_is_not_known_confirms_nothing():
-    assert not grouping.is_confirmed(group("whitening", separation=float("nan")), HONEST)
-    assert not grouping.is_confirmed(trait(separation=float("nan")), HONEST)
+    assert not grouping.is_confirmed(group("whitening", separation=float("nan")), HONEST, 10)
+    assert not grouping.is_confirmed(trait(separation=float("nan")), HONEST, 10)
 
 
 @pytest.mark.parametrize(
@@ -95,7 +101,7 @@ def test_separation_that_is_not_known_confirms_nothing():
     ids=str,
 )
 def test_trait_needs_rows_separation_and_depth(said, expected):
-    assert grouping.is_confirmed(trait(**said), HONEST) == expected
+    assert grouping.is_confirmed(trait(**said), HONEST, 10) == expected
     assert is_worth_verifying(trait(**said)) == expected
 
 
@@ -114,14 +120,14 @@ def test_trait_is_strong_or_displaced(strength, ratio, expected):
     shared = trait(separation=8.0, depth=strength / 8.0)
     noise = grouping._TRAIT_NOISE / np.sqrt(len(shared.rows))
     limit = (grouping._TRAIT_DISPLACEMENT + noise) * (1 + 1e-9)
-    assert grouping.is_confirmed(shared, displaced(ratio * limit)) == expected
+    assert grouping.is_confirmed(shared, displaced(ratio * limit), 10) == expected
     assert is_worth_verifying(shared)  # only its verification tells
 
 
 def test_trait_is_judged_by_its_own_rule():
     """Low agreement, the proof of other groups, does not stand in for depth."""
-    assert grouping.is_confirmed(group("mixture"), DIRTY)
-    assert not grouping.is_confirmed(trait(separation=5.0, depth=0.3), DIRTY)
+    assert grouping.is_confirmed(group("mixture"), DIRTY, 10)
+    assert not grouping.is_confirmed(trait(separation=5.0, depth=0.3), DIRTY, 10)
 
 
 def test_group_of_a_trait_holds_the_rows_that_more_likely_have_it():
@@ -279,9 +285,23 @@ def test_classes_with_wrong_labels_rise():
     labels, opened = np.arange(N) % 5, np.arange(5) == 2
     before, after = ranked(votes), ranked(votes, open_labels=opened)
     np.testing.assert_array_equal(after[labels != 2], before[labels != 2])
-    risen = np.minimum(before[labels == 2] + 1.0, np.log10(N))
+    risen = np.minimum(before[labels == 2] + np.log10(5), np.log10(N))
     np.testing.assert_allclose(after[labels == 2], risen)
     np.testing.assert_array_equal(ranked(votes, open_labels=np.zeros(5, bool)), before)
+
+
+def test_where_all_classes_have_wrong_labels_none_rises():
+    votes = [np.random.default_rng(0).normal(size=N)]
+    labels = np.arange(N) % 5
+    before = fuse([], [], labels, np.full(N, -np.inf), np.zeros(N, bool), votes)
+    after = fuse([], [], labels, np.full(N, -np.inf), np.zeros(N, bool), votes, np.ones(5, bool))
+    np.testing.assert_allclose(after.suspicion, before.suspicion)
+
+
+def test_the_first_vote_is_heard_where_the_second_knows_nothing():
+    first, second = np.random.default_rng(0).normal(size=(2, N))
+    first[:20], second[:20] = 9.0, -9.0
+    assert ranked([first, second])[:20].min() > np.quantile(ranked([first, second]), 0.9)
 
 
 def test_equal_votes_share_a_rank():

@@ -9,8 +9,10 @@ import numpy as np
 from jaxpoison._types import HostArray
 from jaxpoison.calibrate.null import benjamini_hochberg
 
-_NEAR = 20.0  # nats below even at which a row beside a verified group loses its lift
-_OPEN_LABELS = 1.0  # decades that rows of a class with wrong labels rise
+_NEAR = 20.0  # nats below even from which on rows beside a verified group are all alike
+_NEAR_DECADE = (5.0, 20.0)  # nats below even that cost a decade, where findings are many or few
+_FEW = 2.0  # over the share of the rows that lie beside findings: nats a decade
+_MOST_OPEN = 1.0  # decades at the most that rows of classes with wrong labels rise
 _CLOSED_SHARE = 0.5  # how far behind a closed gate a row can rise, of what an open gate allows
 
 
@@ -52,9 +54,10 @@ def fuse(
         flagged: [n] bool, rows of verified groups.
         votes: [n] each, of families that doubt labels out of fold, or None. Ranks over all rows
             are their p-values, and as all of them ask the same question of independent views
-            they are combined by Fisher's sum. They alone rank well ungated.
+            they are combined by Fisher's sum; the first may speak for itself, as near rows are no
+            witnesses where poison is near poison. They alone rank well ungated.
         open_labels: [c] bool, classes whose labels are wrong beyond honest confusion: their rows
-            rise by a decade.
+            rise by as much as they are fewer than all rows, a decade at the most.
 
     Returns:
         The fused ranking.
@@ -67,13 +70,19 @@ def fuse(
         best = np.maximum(best, cap * -np.expm1(each / cap))
     best -= np.log10(max(len(log10_p), 1))
     if votes is not None:
-        by_label = _rank_log10_p(np.sum([_rank_log10_p(vote) for vote in votes], axis=0))
+        ranks = [_rank_log10_p(vote) for vote in votes]
+        by_label = _rank_log10_p(np.maximum(_rank_log10_p(np.sum(ranks, axis=0)), ranks[0]))
         if open_labels is not None:
-            by_label = by_label + np.where(open_labels[labels], _OPEN_LABELS, 0.0)
+            is_open = open_labels[labels]
+            rise = min(-np.log10(max(float(is_open.mean()), 1.0 / n)), _MOST_OPEN)
+            by_label = by_label + np.where(is_open, rise, 0.0)
         best = np.maximum(best, np.minimum(by_label, limit))
     rise = np.logaddexp(0.0, np.where(flagged, log_odds, 0.0)) / np.log(10.0)
-    near = limit + np.maximum(np.where(np.isfinite(log_odds), log_odds, -np.inf), -_NEAR) / _NEAR
-    best = np.where(np.isfinite(log_odds), np.maximum(best, near), best)
+    beside = np.isfinite(log_odds)
+    # one poisoned class of many may stand above all others; where most are, rows compete
+    decade = np.clip(_FEW / max(float(beside.mean()), 1.0 / n), *_NEAR_DECADE)
+    near = limit + np.maximum(log_odds, -_NEAR) / decade
+    best = np.where(beside, np.maximum(best, near), best)
     suspicion = np.where(flagged, limit + np.log10(max(n, 10)) + rise, best)
     p = np.minimum(10.0 ** -np.clip(suspicion, 0.0, 300.0), 1.0)
     return Fused(suspicion, p, benjamini_hochberg(p))

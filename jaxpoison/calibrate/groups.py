@@ -12,6 +12,7 @@ from jaxpoison._types import Exclusion, HostArray, Refined
 MIN_ROWS = 5  # fewer rows prove nothing
 MAX_SHARE = 0.8  # of a class: beyond it, what is left is the odd part
 MAX_AGREEMENT = 0.5  # own label without their own help, of what the rest of the class reaches
+_ABOVE_CHANCE = 1.3  # agreement of the rest of the class, of what guessing gives
 _MAX_LOG10_P = -3.0  # so low an agreement must not be chance
 _MIN_DISPLACEMENT = 1.3  # farther from home than from the classes they came from,
 _DISPLACEMENT_NOISE = 0.6  # over sqrt(rows): the medians of few rows scatter
@@ -98,13 +99,14 @@ def displacement_limit(num_rows: int) -> float:
     return float(_MIN_DISPLACEMENT + _DISPLACEMENT_NOISE / np.sqrt(max(num_rows, 1)))
 
 
-def is_confirmed(group: Group, check: Exclusion) -> bool:
+def is_confirmed(group: Group, check: Exclusion, num_classes: int) -> bool:
     """Whether a group is poison by more than its gate.
 
     In general rows of other classes must explain it better than its own class does. Honest odd
     corners of a class fail: a classifier that never saw them may well take them for another class,
     but they lie no nearer to it than to their own. A trait of rows deep inside other classes, two
     modes far apart in directions where no other class varies, and copies need no such proof.
+    Nothing is proved where classifiers do not know the rest of the class better than chance.
     """
     if group.hint == "duplicates":
         return True
@@ -114,6 +116,7 @@ def is_confirmed(group: Group, check: Exclusion) -> bool:
         return _is_trait(group, check)
     return (
         len(group.rows) >= MIN_ROWS
+        and check.expected >= _ABOVE_CHANCE / num_classes
         and check.log10_p <= _MAX_LOG10_P
         and check.agreement <= MAX_AGREEMENT * check.expected
         and check.home >= displacement_limit(len(group.rows)) * check.transplant
@@ -122,14 +125,12 @@ def is_confirmed(group: Group, check: Exclusion) -> bool:
 
 
 def _is_trait(group: Group, check: Exclusion) -> bool:
-    if len(group.rows) < _TRAIT_ROWS or group.separation < _TRAIT_SEPARATION:
+    if not is_worth_verifying(group):
         return False
     strength = group.separation * group.depth
     least = _TRAIT_DISPLACEMENT + _TRAIT_NOISE / np.sqrt(len(group.rows))
     is_displaced = bool(check.home >= least * check.transplant)
-    return group.depth >= _TRAIT_DEPTH and (
-        strength >= _TRAIT_ALONE or (strength >= _TRAIT_PRODUCT and is_displaced)
-    )
+    return strength >= _TRAIT_ALONE or (strength >= _TRAIT_PRODUCT and is_displaced)
 
 
 def is_lone(group: Group) -> bool:

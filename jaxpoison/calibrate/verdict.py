@@ -223,7 +223,7 @@ def _finding(
     fdr: float,
 ) -> Finding | None:
     """The confirmed groups of a class made one finding, or its lone cluster."""
-    good = [i for i in mine if is_confirmed(groups[i], checks[i])]
+    good = [i for i in mine if is_confirmed(groups[i], checks[i], num_classes)]
     confirmed = bool(good)
     # a mixture draws its own boundary; cut-off ranks only fill in where no mixture is confirmed
     with_odds = [i for i in good if groups[i].log_odds is not None or groups[i].hint]

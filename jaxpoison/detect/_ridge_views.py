@@ -95,7 +95,8 @@ class NormalEquations:
 def _ridge(gram: HostArray, target: HostArray, share: float) -> HostArray:
     from scipy.linalg import cho_factor, cho_solve
 
-    gram.flat[:: len(gram) + 1] += share * np.trace(gram) / len(gram)
+    diagonal = max(float(np.trace(gram)) / len(gram), 1e-12)  # equal rows have none
+    gram.flat[:: len(gram) + 1] += share * diagonal
     factor = cho_factor(gram, lower=True, overwrite_a=True, check_finite=False)
     out: HostArray = cho_solve(factor, target, check_finite=False)
     return out

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxpoison._check import UsageError
 from jaxpoison._types import Array, Block, HostArray, Scores
 from jaxpoison.detect._detector import Key, empty_scores, host_rng
 from jaxpoison.detect._discriminants import (
@@ -181,6 +182,8 @@ class LabelViews:
         return value
 
     def _fit(self, stream: Stream, key: Key) -> _Fitted:
+        if self.num_folds < 2:
+            raise UsageError(f"num_folds is {self.num_folds}; give at least 2")
         views_key, rows_key = jax.random.split(key)
         views = views_of(stream, self.num_features, self.grid, key=views_key)
         n, rng = len(stream), host_rng(rows_key)

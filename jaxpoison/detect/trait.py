@@ -112,7 +112,7 @@ def _whitened(
     from scipy.linalg import cholesky, solve_triangular
 
     cov = gram.astype(np.float64) / len(phi)
-    ridge = _RIDGE * np.trace(cov) / len(cov)
+    ridge = _RIDGE * max(float(np.trace(cov)) / len(cov), 1e-12)  # equal rows have no trace
     known = [k for k in range(c) if ((labels == k) & ~doubted).any()]
     means = np.stack([phi[(labels == k) & ~doubted].mean(axis=0) for k in known])
     means = (means - means.mean(axis=0)).astype(np.float64)

@@ -131,11 +131,11 @@ def _rows_of_evidence(out: Outcome, target: int) -> tuple[dict[str, Any], ...]:
         )
     for group, check in zip(out.groups, out.checks, strict=True):
         if group.target == target:
-            rows.append(_row_of_check(group, check))
+            rows.append(_row_of_check(group, check, len(out.classes)))
     return tuple(rows)
 
 
-def _row_of_check(group: Group, check: Exclusion) -> dict[str, Any]:
+def _row_of_check(group: Group, check: Exclusion, num_classes: int) -> dict[str, Any]:
     """How much farther a group is from home than from other classes, the decisive part."""
     return {
         "detector": "exclusion",
@@ -145,7 +145,7 @@ def _row_of_check(group: Group, check: Exclusion) -> dict[str, Any]:
         "threshold": round(displacement_limit(len(group.rows)), 4),
         "null": f"{1 - check.agreement:.0%} taken for other classes without their own labels' "
         f"help, {1 - check.expected:.0%} of the rest of the class",
-        "fired": is_confirmed(group, check),
+        "fired": is_confirmed(group, check, num_classes),
     }
 
 

@@ -9,13 +9,14 @@ import numpy as np
 
 from jaxpoison import calibrate
 from jaxpoison._check import DataError, NothingToScan
-from jaxpoison._types import DEFAULT_DETECTORS, HostArray
+from jaxpoison._types import HostArray
 from jaxpoison.models import Model
 from jaxpoison.report import Report
 from jaxpoison.scanning import evidence as gathering
 from jaxpoison.scanning.assemble import Outcome, assemble
 from jaxpoison.scanning.grow import grown
 from jaxpoison.scanning.plan import Method, Resources, ScanPlan
+from jaxpoison.scanning.rates import score_seconds, train_seconds
 from jaxpoison.scanning.spaces import ProgressFn, Space, input_space, layer_spaces, witness_stream
 from jaxpoison.scanning.trusted import require_enough, trusted_rows
 from jaxpoison.scanning.verify import label_evidence, verify
@@ -265,13 +266,10 @@ def forecast(plan: ScanPlan) -> dict[str, Any]:
     moments = 4 * num_classes * wide * wide
     visits = n * float(np.clip(100_000 / n, 2, 40)) if is_trained else 0.0
     visits = min(visits, 100_000)
-    per_visit = 2.2e-4 * d / 784 if source.schema.kind == "images" else 3e-5
-    share = len(names) / len(DEFAULT_DETECTORS)
-    # compiling, work per class, training, work per value; measured on two busy cores
-    seconds = 16.0 + 0.5 * num_classes + visits * per_visit + share * n * wide * 5e-7
+    training = train_seconds(visits, source.schema.kind, d) if is_trained else 0.0
     return {
         "rows": n,
         "passes": 6 + 2 * len(names),
         "device_bytes": held + 3 * block + 2 * moments,
-        "seconds": seconds,
+        "seconds": training + score_seconds(names, n),
     }
