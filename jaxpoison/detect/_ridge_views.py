@@ -38,7 +38,8 @@ class NormalEquations:
             num_classes: c.
             fold: [r] int.
             columns: [v, p] bool, the features of each view.
-            ridge: Share of the mean diagonal added to the equations.
+            ridge: Share of the mean diagonal added to the equations; (p / r)^2 of it where rows
+                are fewer than features.
         """
         self.mean = phi.mean(axis=0)
         deviation = phi.std(axis=0)
@@ -47,7 +48,9 @@ class NormalEquations:
         phi -= self.mean
         phi *= self.scale
         self.phi, self.labels, self.num_classes = phi, labels, num_classes
-        self._fold, self._columns, self._ridge = fold, columns, ridge
+        self._fold, self._columns = fold, columns
+        # fewer rows than features could fit any labels, wrong ones too
+        self._ridge = ridge * max(phi.shape[1] / max(len(phi), 1), 1.0) ** 2
         self.num_folds = int(fold.max()) + 1
         self._full = [self._moments(np.flatnonzero(fold == k)) for k in range(self.num_folds)]
         self.gram: HostArray = np.sum([part[0][:-1, :-1] for part in self._full], axis=0)

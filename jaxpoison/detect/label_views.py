@@ -120,7 +120,8 @@ class LabelViews:
         grid: Cells along each side of an image.
         num_folds: Folds.
         num_rounds: Fits; each leaves out what the one before doubted.
-        ridge: Share of the mean diagonal added to the normal equations.
+        ridge: Share of the mean diagonal added to the normal equations, times ``(p / r)^2`` where
+            rows are fewer than features.
         max_rows: Classifiers are fitted to a random sample of this size where there are more rows.
         min_rows: For a class with fewer rows nothing is known: its rows score 0.
 
