@@ -38,13 +38,27 @@ def group(detector="mixture", rows=range(20), **options):
     return Group(detector=detector, rows=rows, **{**given, **options})
 
 
-def trait(num_rows=20, separation=6.0, depth=0.9):
+def trait(num_rows=20, separation=6.0, depth=0.9, num_features=64):
     odds = np.full(num_rows, 5.0)
-    return trait_group(1, np.arange(num_rows), odds, separation, depth)
+    return trait_group(1, np.arange(num_rows), odds, separation, depth, num_features)
 
 
 def displaced(ratio):
     return HONEST._replace(home=ratio, transplant=1.0)
+
+
+def test_modes_and_corners_of_tables_with_few_features_prove_less():
+    few = {"num_features": 18}
+    alike, unlike = {"spread_ratio": 1.0, **few}, {"spread_ratio": 2.0, **few}
+    assert not grouping.is_confirmed(group("whitening", separation=8.0, **alike), HONEST, 10)
+    assert grouping.is_confirmed(group("whitening", separation=8.0, **unlike), HONEST, 10)
+    assert grouping.is_confirmed(group("whitening", separation=30.0, **alike), HONEST, 10)
+    assert grouping.is_confirmed(group("whitening", separation=8.0, spread_ratio=1.0), HONEST, 10)
+    corner = {"separation": 8.0, "depth": 0.9}
+    assert not grouping.is_confirmed(trait(**corner, **few), displaced(2.0), 10)
+    assert grouping.is_confirmed(trait(**corner), displaced(2.0), 10)
+    assert grouping.is_confirmed(trait(separation=20.0, depth=0.9, **few), HONEST, 10)
+    assert not grouping.is_lone(group("whitening", range(40), separation=6.0, **few))
 
 
 def test_nothing_is_confirmed_where_a_class_is_known_no_better_than_chance():
@@ -132,9 +146,10 @@ def test_trait_is_judged_by_its_own_rule():
 
 def test_group_of_a_trait_holds_the_rows_that_more_likely_have_it():
     rows, odds = np.array([3, 5, 8, 9]), np.array([2.0, -1.0, 0.5, 0.0])
-    made = trait_group(4, rows, odds, 6.0, 0.7)
+    made = trait_group(4, rows, odds, 6.0, 0.7, 18)
     assert made.rows.tolist() == [3, 8] and made.log_odds.tolist() == [2.0, 0.5]
     assert (made.detector, made.target, made.separation, made.depth) == ("trait", 4, 6.0, 0.7)
+    assert made.num_features == 18
 
 
 # Kinds

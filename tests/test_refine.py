@@ -8,7 +8,7 @@ import pytest
 
 from jaxpoison import calibrate, detect
 from jaxpoison._types import Exclusion, Refined
-from jaxpoison.calibrate.groups import displacement_limit
+from jaxpoison.calibrate.groups import displacement_limit, trait_group
 from jaxpoison.scanning import evidence
 from jaxpoison.scanning.spaces import input_space, layer_spaces, witness_stream
 from jaxpoison.sources import open_source
@@ -76,7 +76,7 @@ def test_honest_rows_of_a_class_are_not_set_apart(case):
     stream, fit, y, truth = case
     honest = np.flatnonzero((y == 1) & ~truth)[:50]
     (found,) = detect.refine(stream, fit, [honest], is_mixed=True)
-    assert not calibrate.shifted_groups(stream.labels, [found])
+    assert not calibrate.shifted_groups(stream.labels, [found], 64)
 
 
 def test_groups_of_several_classes_do_not_touch_each_other(case):
@@ -135,14 +135,14 @@ def shifted(separation, inside, rows=100):
 
 def test_disputed_rows_along_a_clear_shift_become_a_group():
     labels = np.zeros(100, np.int32)
-    (found,) = calibrate.shifted_groups(labels, [None, shifted(1e3, 12)])
+    (found,) = calibrate.shifted_groups(labels, [None, shifted(1e3, 12)], 64)
     assert found.target == 0 and found.rows.tolist() == list(range(12))
     assert (found.log_odds == 4.0).all()
 
 
 @pytest.mark.parametrize("found", [shifted(0.5, 12), shifted(1e3, 1), shifted(1e3, 100)])
 def test_no_group_without_a_clear_shift_or_with_few_rows_or_all(found):
-    assert calibrate.shifted_groups(np.zeros(100, np.int32), [found]) == []
+    assert calibrate.shifted_groups(np.zeros(100, np.int32), [found], 64) == []
 
 
 def confirmed(rows=30):
@@ -170,8 +170,13 @@ def test_no_more_displaced_rows_than_elsewhere_change_nothing():
 
 
 def test_few_rows_must_be_displaced_farther():
-    limits = [displacement_limit(n) for n in (5, 9, 50, 5000)]
+    def limit(num_rows, num_features):
+        rows, odds = np.arange(num_rows), np.ones(num_rows)
+        return displacement_limit(trait_group(0, rows, odds, 9.0, 0.5, num_features))
+
+    limits = [limit(n, 64) for n in (5, 9, 50, 5000)]
     assert limits == sorted(limits, reverse=True) and limits[-1] > 1.3
+    assert limit(50, 18) > limit(50, 64)  # odd corners of tables are farther off
 
 
 def test_displacement_of_rows_that_belong_elsewhere():

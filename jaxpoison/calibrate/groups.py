@@ -31,6 +31,10 @@ _TRAIT_PRODUCT = 2.2  # of the two, where the rows are displaced as well
 _TRAIT_ALONE = 5.0  # where they are not; honest ones reach 2.7
 _TRAIT_DISPLACEMENT, _TRAIT_NOISE = 1.1, 0.4  # and over sqrt(rows); honest ones reach 1.13
 _WHITENING_SEPARATION = 7.0  # of two modes behind an open gate; honest classes reach 5.3
+# In tables of few features honest classes have modes and odd corners of their own: they reach 7.9,
+# spread like the rest of their class, traits whose product is 7.6, and displacements of 1.5.
+_FEW_FEATURES = 48
+_FEW_SEPARATION, _FEW_SPREAD, _FEW_PRODUCT, _FEW_DISPLACEMENT = 12.0, 1.5, 8.2, 1.7
 
 
 class Group(NamedTuple):
@@ -94,9 +98,10 @@ class Finding(NamedTuple):
     groups: tuple[int, ...]
 
 
-def displacement_limit(num_rows: int) -> float:
-    """Displacement that a group of so many rows must reach to be confirmed."""
-    return float(_MIN_DISPLACEMENT + _DISPLACEMENT_NOISE / np.sqrt(max(num_rows, 1)))
+def displacement_limit(group: Group) -> float:
+    """Displacement that a group must reach to be confirmed."""
+    least = _MIN_DISPLACEMENT if group.num_features >= _FEW_FEATURES else _FEW_DISPLACEMENT
+    return float(least + _DISPLACEMENT_NOISE / np.sqrt(max(len(group.rows), 1)))
 
 
 def is_confirmed(group: Group, check: Exclusion, num_classes: int) -> bool:
@@ -110,7 +115,7 @@ def is_confirmed(group: Group, check: Exclusion, num_classes: int) -> bool:
     """
     if group.hint == "duplicates":
         return True
-    if group.detector == "whitening" and group.separation >= _WHITENING_SEPARATION:
+    if group.detector == "whitening" and _is_mode(group):
         return True
     if group.detector == "trait":
         return _is_trait(group, check)
@@ -119,15 +124,24 @@ def is_confirmed(group: Group, check: Exclusion, num_classes: int) -> bool:
         and check.expected >= _ABOVE_CHANCE / num_classes
         and check.log10_p <= _MAX_LOG10_P
         and check.agreement <= MAX_AGREEMENT * check.expected
-        and check.home >= displacement_limit(len(group.rows)) * check.transplant
+        and check.home >= displacement_limit(group) * check.transplant
         and check.transplant <= _MAX_TRANSPLANT
     )
+
+
+def _is_mode(group: Group) -> bool:
+    far = group.separation >= _WHITENING_SEPARATION
+    if group.num_features >= _FEW_FEATURES:
+        return far
+    return group.separation >= _FEW_SEPARATION or (far and group.spread_ratio >= _FEW_SPREAD)
 
 
 def _is_trait(group: Group, check: Exclusion) -> bool:
     if not is_worth_verifying(group):
         return False
     strength = group.separation * group.depth
+    if group.num_features < _FEW_FEATURES:
+        return strength >= _FEW_PRODUCT
     least = _TRAIT_DISPLACEMENT + _TRAIT_NOISE / np.sqrt(len(group.rows))
     is_displaced = bool(check.home >= least * check.transplant)
     return strength >= _TRAIT_ALONE or (strength >= _TRAIT_PRODUCT and is_displaced)
@@ -136,7 +150,7 @@ def _is_trait(group: Group, check: Exclusion) -> bool:
 def is_lone(group: Group) -> bool:
     """Whether a group is so far off that it is reported unconfirmed."""
     if group.detector == "whitening":
-        return len(group.rows) >= _LONE_ROWS
+        return len(group.rows) >= _LONE_ROWS and group.num_features >= _FEW_FEATURES
     return bool(
         np.nan_to_num(group.separation) >= _LONE_SEPARATION
         and group.z >= _LONE_Z
@@ -151,18 +165,21 @@ def confidence(group: Group, check: Exclusion) -> float:
     score = (
         0.5 * min(_MAX_LOG10_P - check.log10_p, 8.0)
         + 4.0 * (MAX_AGREEMENT - check.agreement / max(check.expected, 1e-6))
-        + 6.0 * (min(displacement, 2.0) - displacement_limit(len(group.rows)))
+        + 6.0 * (min(displacement, 2.0) - displacement_limit(group))
         + 0.5 * np.log(max(float(np.nan_to_num(group.separation)), 4.0) / 8.0)
     )
     return float(1.0 / (1.0 + np.exp(-score)))
 
 
-def shifted_groups(labels: HostArray, found: list[Refined | None]) -> list[Group]:
+def shifted_groups(
+    labels: HostArray, found: list[Refined | None], num_features: int
+) -> list[Group]:
     """Groups along a shift that disputed rows share, where it sets them clearly apart.
 
     Args:
         labels: [n] dense.
         found: What ``refine`` made of the disputed rows of each class.
+        num_features: Of the inputs.
 
     Returns:
         A group for each clear one.
@@ -171,21 +188,12 @@ def shifted_groups(labels: HostArray, found: list[Refined | None]) -> list[Group
     for each in found:
         if each is None or each.separation < _SHIFT_SEPARATION:
             continue
-        inside = each.log_odds > 0
-        if not MIN_ROWS <= inside.sum() < len(inside):
-            continue
-        out.append(
-            Group(
-                detector="exclusion",
-                space="disputed labels",
-                target=int(labels[each.rows[0]]),
-                rows=each.rows[inside],
-                log_odds=each.log_odds[inside],
-                separation=each.separation,
-                z=0.0,
-                num_features=0,
-            )
-        )
+        if MIN_ROWS <= (each.log_odds > 0).sum() < len(each.log_odds):
+            group = trait_group(
+                int(labels[each.rows[0]]), each.rows, each.log_odds, each.separation,
+                float("nan"), num_features,
+            )  # fmt: skip
+            out.append(group._replace(detector="exclusion", space="disputed labels"))
     return out
 
 
@@ -198,8 +206,10 @@ def is_worth_verifying(group: Group) -> bool:
     )
 
 
-def trait_group(target: int, rows: HostArray, odds: HostArray, apart: float, depth: float) -> Group:
-    """The rows that more likely have a trait than not, as a group."""
+def trait_group(
+    target: int, rows: HostArray, odds: HostArray, apart: float, depth: float, num_features: int
+) -> Group:
+    """The rows that more likely have a trait than not, as a group; num_features of the inputs."""
     inside = odds > 0
     return Group(
         detector="trait",
@@ -209,6 +219,6 @@ def trait_group(target: int, rows: HostArray, odds: HostArray, apart: float, dep
         log_odds=odds[inside],
         separation=apart,
         z=0.0,
-        num_features=0,
+        num_features=num_features,
         depth=depth,
     )

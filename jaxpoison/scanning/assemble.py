@@ -142,7 +142,7 @@ def _row_of_check(group: Group, check: Exclusion, num_classes: int) -> dict[str,
         "space": f"{group.detector} in {group.space}",
         "statistic": "distance to its own class, of that to other classes",
         "value": round(check.home / max(check.transplant, 1e-6), 4),
-        "threshold": round(displacement_limit(len(group.rows)), 4),
+        "threshold": round(displacement_limit(group), 4),
         "null": f"{1 - check.agreement:.0%} taken for other classes without their own labels' "
         f"help, {1 - check.expected:.0%} of the rest of the class",
         "fired": is_confirmed(group, check, num_classes),

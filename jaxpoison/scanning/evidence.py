@@ -273,8 +273,12 @@ def _number(text: str) -> int:
     return zlib.crc32(text.encode())
 
 
-def groups_of(evidence: list[Evidence], labels: HostArray) -> list[Group]:
-    """The rows that each open gate sets apart, class by class."""
+def groups_of(evidence: list[Evidence], labels: HostArray, num_features: int) -> list[Group]:
+    """The rows that each open gate sets apart, class by class.
+
+    Layers of a network over few features inherit their modes: a group has at most as many
+    features as the inputs, ``num_features``.
+    """
     out = []
     for each in evidence:
         for target in np.flatnonzero(each.gate.open):
@@ -285,7 +289,9 @@ def groups_of(evidence: list[Evidence], labels: HostArray) -> list[Group]:
                 q = calibrate.benjamini_hochberg(10.0 ** each.log10_p[mine])
                 rows = mine[q <= _TAIL_Q]
             if MIN_ROWS <= len(rows) <= MAX_SHARE * len(mine):
-                out.append(_group(each, int(target), rows))
+                found = _group(each, int(target), rows)
+                size = min(found.num_features, num_features)
+                out.append(found._replace(num_features=size))
     return out
 
 

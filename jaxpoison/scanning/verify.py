@@ -96,6 +96,7 @@ def verify(
     witness: Stream,
     groups: list[calibrate.Group],
     labels: LabelEvidence | None,
+    num_features: int,
     progress: ProgressFn,
 ) -> Verified:
     """Asks of every group where its rows belong, and redraws the boundary of what is confirmed.
@@ -109,6 +110,7 @@ def verify(
         witness: The inputs as verification sees them.
         groups: From open gates; more are appended.
         labels: Evidence about the labels, or None where it did not run.
+        num_features: Of an input.
         progress: Told at the beginning and at the end.
     """
     progress("verify", 0, len(witness))
@@ -116,8 +118,8 @@ def verify(
     fitted = check.fit(witness, key=jax.random.fold_in(jax.random.key(plan.method.seed), 1))
     disputed = gathering.disputed(witness.labels, fitted.agrees)
     shifted = detect.refine(witness, fitted, disputed, is_mixed=True)
-    groups += calibrate.shifted_groups(witness.labels, shifted)
-    num_given, shared = len(groups), _traits(witness, labels)
+    groups += calibrate.shifted_groups(witness.labels, shifted, num_features)
+    num_given, shared = len(groups), _traits(witness, labels, num_features)
     groups += [group for group, _ in shared]
     checks = _checked(check, witness, fitted, groups)
     findings = calibrate.find(groups, checks, num_classes=witness.num_classes, fdr=fdr)
@@ -127,7 +129,7 @@ def verify(
     if labels is not None and known.any() and _attack(labels.opinion, witness)[1].uniform <= 0:
         # what is left of the poison was hidden by what these rows taught
         labels = labels.again(known)
-        shared = [*shared, *_traits(witness, labels)]
+        shared = [*shared, *_traits(witness, labels, num_features)]
         groups[num_given:] = [group for group, _ in shared]
         checks = _checked(check, witness, fitted, groups)
         findings = calibrate.find(groups, checks, num_classes=witness.num_classes, fdr=fdr)
@@ -152,7 +154,9 @@ def verify(
     return Verified(checks, [*anew, *rest], open_labels, opinion, doubt)
 
 
-def _traits(witness: Stream, labels: LabelEvidence | None) -> list[tuple[calibrate.Group, Trait]]:
+def _traits(
+    witness: Stream, labels: LabelEvidence | None, num_features: int
+) -> list[tuple[calibrate.Group, Trait]]:
     """Traits that are worth verifying, as groups."""
     if labels is None:
         return []
@@ -160,7 +164,12 @@ def _traits(witness: Stream, labels: LabelEvidence | None) -> list[tuple[calibra
     for found in traits(labels.opinion, witness.labels, witness.num_classes):
         target = int(witness.labels[found.rows[0]])
         group = calibrate.trait_group(
-            target, found.rows, found.log_odds, found.separation, found.depth
+            target,
+            found.rows,
+            found.log_odds,
+            found.separation,
+            found.depth,
+            num_features,
         )
         if calibrate.is_worth_verifying(group):
             out.append((group, found))
