@@ -319,6 +319,24 @@ def test_the_first_vote_is_heard_where_the_second_knows_nothing():
     assert ranked([first, second])[:20].min() > np.quantile(ranked([first, second]), 0.9)
 
 
+def test_a_family_ranks_what_labels_do_not_show():
+    rng = np.random.default_rng(0)
+    votes, family = [rng.normal(size=N)], rng.normal(size=N)
+    family[:10] = 9.0
+    before, after = ranked(votes), ranked(votes, families=[family])
+    assert np.median(np.argsort(np.argsort(-after))[:10]) < 25
+    assert np.median(np.argsort(np.argsort(-before))[:10]) > 100
+    doubted = np.argsort(-votes[0])[:5]  # and takes little from what they do show
+    assert np.median(np.argsort(np.argsort(-after))[doubted]) < 15
+
+
+def test_families_without_evidence_cost_a_share():
+    votes, nothing = [np.random.default_rng(0).permutation(N).astype(float)], np.zeros(N)
+    cost = ranked(votes) - ranked(votes, families=[nothing, nothing])
+    top = np.argsort(-votes[0])[:50]
+    np.testing.assert_allclose(cost[top], np.log10(1 + 2 * 10**-0.5))
+
+
 def test_equal_votes_share_a_rank():
     votes = np.zeros(N)
     votes[:50] = 1.0

@@ -6,6 +6,7 @@ from jaxpoison.calibrate.conformal import conformal_p as conformal_p
 from jaxpoison.calibrate.conformal import conformal_q as conformal_q
 from jaxpoison.calibrate.fuse import Fused as Fused
 from jaxpoison.calibrate.fuse import fuse as fuse
+from jaxpoison.calibrate.fuse import rank_log10_p as rank_log10_p
 from jaxpoison.calibrate.gates import Gate as Gate
 from jaxpoison.calibrate.gates import gate as gate
 from jaxpoison.calibrate.gates import rule_of as rule_of

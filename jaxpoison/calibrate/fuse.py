@@ -13,6 +13,7 @@ _NEAR = 20.0  # nats below even from which on rows beside a verified group are a
 _NEAR_DECADE = (5.0, 20.0)  # nats below even that cost a decade, where findings are many or few
 _FEW = 2.0  # over the share of the rows that lie beside findings: nats a decade
 _MOST_OPEN = 1.0  # decades at the most that rows of classes with wrong labels rise
+_BEHIND = 0.5  # decades that other families count less than votes on labels
 _CLOSED_SHARE = 0.5  # how far behind a closed gate a row can rise, of what an open gate allows
 
 
@@ -38,6 +39,7 @@ def fuse(
     flagged: HostArray,
     votes: list[HostArray] | None = None,
     open_labels: HostArray | None = None,
+    families: list[HostArray] | None = None,
 ) -> Fused:
     """The smallest p over all evidence, corrected for their number; never an average of ranks.
 
@@ -58,6 +60,9 @@ def fuse(
             witnesses where poison is near poison. They alone rank well ungated.
         open_labels: [c] bool, classes whose labels are wrong beyond honest confusion: their rows
             rise by as much as they are fewer than all rows, a decade at the most.
+        families: [n] each, what other families of detectors say of a row within its class, or
+            None. Ranks of these count too, a weighted Bonferroni correction behind label votes:
+            where nothing is confirmed they are all there is against poison under honest labels.
 
     Returns:
         The fused ranking.
@@ -69,14 +74,17 @@ def fuse(
         cap = np.where(gates[labels], limit, _CLOSED_SHARE * limit)
         best = np.maximum(best, cap * -np.expm1(each / cap))
     best -= np.log10(max(len(log10_p), 1))
+    share = -float(np.log10(1.0 + len(families or ()) * 10.0**-_BEHIND))
+    for family in families or ():
+        best = np.maximum(best, rank_log10_p(family) - _BEHIND + share)
     if votes is not None:
-        ranks = [_rank_log10_p(vote) for vote in votes]
-        by_label = _rank_log10_p(np.maximum(_rank_log10_p(np.sum(ranks, axis=0)), ranks[0]))
+        ranks = [rank_log10_p(vote) for vote in votes]
+        by_label = rank_log10_p(np.maximum(rank_log10_p(np.sum(ranks, axis=0)), ranks[0]))
         if open_labels is not None:
             is_open = open_labels[labels]
             rise = min(-np.log10(max(float(is_open.mean()), 1.0 / n)), _MOST_OPEN)
             by_label = by_label + np.where(is_open, rise, 0.0)
-        best = np.maximum(best, np.minimum(by_label, limit))
+        best = np.maximum(best, np.minimum(by_label, limit) + share)
     rise = np.logaddexp(0.0, np.where(flagged, log_odds, 0.0)) / np.log(10.0)
     beside = np.isfinite(log_odds)
     # one poisoned class of many may stand above all others; where most are, rows compete
@@ -88,7 +96,7 @@ def fuse(
     return Fused(suspicion, p, benjamini_hochberg(p))
 
 
-def _rank_log10_p(scores: HostArray) -> HostArray:
+def rank_log10_p(scores: HostArray) -> HostArray:
     """-log10 of the share of rows that score at least as high, ties shared."""
     from scipy.stats import rankdata
 

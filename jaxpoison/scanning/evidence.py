@@ -87,6 +87,16 @@ TABLE = {
 """Every detector of ``DETECTOR_NAMES``: its values, and where they look."""
 
 
+FAMILIES = (
+    ("density", "mahalanobis", "spectre"),
+    ("whitening", "mixture"),
+    ("early_loss", "el2n", "aum"),
+    ("labels",),
+)
+"""Detectors that ask one question of a row within its class: alone, of another mode, learnt late,
+under a label that is doubted more than others of its class are."""
+
+
 class Job(NamedTuple):
     """One detector over one stream.
 
@@ -259,6 +269,24 @@ def label_votes(evidence: list[Evidence], opinion: Opinion | None) -> list[HostA
         return None
     others = [e.scores.values for e in evidence if e.detector == "neighbours"]
     return [opinion.margins, *others[:1]]  # the first are of the inputs, which nothing learnt
+
+
+def family_votes(evidence: list[Evidence]) -> list[HostArray]:
+    """What each family says of a row within its class, [n] each: Fisher's sum over its detectors.
+
+    The strongest tail of a detector over the spaces counts.
+    """
+    out = []
+    for names in FAMILIES:
+        tails = {
+            name: -np.min([e.log10_p for e in evidence if e.detector == name], axis=0)
+            for name in names
+            if any(e.detector == name for e in evidence)
+        }
+        if tails:
+            ranks = [calibrate.rank_log10_p(each) for each in tails.values()]
+            out.append(np.sum(ranks, axis=0))
+    return out
 
 
 def key_of(job: Job, seed: int) -> jax.Array:

@@ -151,15 +151,17 @@ def _run(
     confirmed[[f.target for f in verdict.findings if f.confirmed and f.kind != "label_flip"]] = True
     sharp = calibrate.sharp_odds(verdict)
     # where labels are wrong all over, how probable a label is says more than any other tail
-    tails = [e for e in evidence if e.detector != "labels" and judged.doubt is None]
+    tails = [] if judged.doubt is not None else evidence
+    gated = [e for e in tails if e.detector != "labels"]
     fused = calibrate.fuse(
-        [e.log10_p for e in tails],
-        [e.gate.open & confirmed for e in tails],
+        [e.log10_p for e in gated],
+        [e.gate.open & confirmed for e in gated],
         data.dense,
         sharp,
         verdict.flagged & np.isfinite(sharp),
         gathering.label_votes(evidence, judged.opinion) if judged.doubt is None else [judged.doubt],
         judged.open_labels,
+        gathering.family_votes(tails),
     )
     if data.trusted is not None:
         verdict, fused = calibrate.against_trusted(
