@@ -20,6 +20,9 @@ _PAIR_VALLEY = 3.5  # rows near the other class over those near the boundary
 _CONCENTRATED = 0.8  # of the deep rows, in a quarter of the pairs
 _MIN_AGREEMENT = 0.5  # of rows with their label: else nothing is known of labels
 _ONE_WAY = 3.0  # deep rows one way over those the other way: honest confusion goes both ways
+_HONEST_NOISE = (
+    0.005  # of the rows of a class: a common one fills a rare one's label by honest slips
+)
 _LEAST_DEPTH = 0.2  # of a flagged row
 _MOST_UNIFORM = 0.45  # share of wrong labels that can be reckoned with
 _SURE_SHARE = 0.6  # of wrong labels, the least probable, beside which hardly a right one lies
@@ -124,12 +127,15 @@ def label_attack(seen: Flow, agreement: float) -> LabelAttack:
     shallow = seen.pairs[..., :2].sum(axis=2)
     deep_apart = (deep * seen.apart).sum(axis=1)
     rising = deep_apart >= _RISE * (seen.pairs[..., 1] * seen.apart).sum(axis=1)
+    others = (seen.apart * seen.counts).sum(axis=1)
     targets = (seen.by_class >= _CLASS_RATE) & (deep_apart >= _CLASS_DEEP) & rising
+    targets &= 2.0 * deep_apart >= _HONEST_NOISE * others
     counts = np.maximum(seen.counts, 1)[:, None]
     pairs = (
         (deep >= _PAIR_DEEP)
         & (near >= np.maximum(_PAIR_NEAR, _PAIR_VALLEY * shallow))
         & (2.0 * deep / counts >= _PAIR_RATE)
+        & (2.0 * deep >= _HONEST_NOISE * seen.counts)
         & (deep >= _ONE_WAY * (deep.T + 0.5))
         & (np.minimum(seen.counts[:, None], seen.counts) >= _MIN_CLASS)
     )
