@@ -51,6 +51,24 @@ class Flow(NamedTuple):
     uniform: float
     by_class: HostArray
 
+    @property
+    def deep(self) -> HostArray:
+        """[c, c] rows beyond the median row of the other class."""
+        out: HostArray = self.pairs[..., -1]
+        return out
+
+    @property
+    def near(self) -> HostArray:
+        """[c, c] rows nearer to the other class than to the boundary, or beyond."""
+        out: HostArray = self.pairs[..., -2:].sum(axis=2)
+        return out
+
+    @property
+    def shallow(self) -> HostArray:
+        """[c, c] rows nearer to the boundary than to the other class."""
+        out: HostArray = self.pairs[..., :2].sum(axis=2)
+        return out
+
 
 def flow(depth: HostArray, taken_for: HostArray, labels: HostArray, num_classes: int) -> Flow:
     """Counts the rows between classes.
@@ -123,8 +141,7 @@ def label_attack(seen: Flow, agreement: float) -> LabelAttack:
     if agreement < _MIN_AGREEMENT:
         shut = np.zeros((len(seen.counts), len(seen.counts)), np.bool_)
         return LabelAttack(0.0, shut[0], shut)
-    deep, near = seen.pairs[..., -1], seen.pairs[..., -2:].sum(axis=2)
-    shallow = seen.pairs[..., :2].sum(axis=2)
+    deep = seen.deep
     deep_apart = (deep * seen.apart).sum(axis=1)
     rising = deep_apart >= _RISE * (seen.pairs[..., 1] * seen.apart).sum(axis=1)
     others = (seen.apart * seen.counts).sum(axis=1)
@@ -133,7 +150,7 @@ def label_attack(seen: Flow, agreement: float) -> LabelAttack:
     counts = np.maximum(seen.counts, 1)[:, None]
     pairs = (
         (deep >= _PAIR_DEEP)
-        & (near >= np.maximum(_PAIR_NEAR, _PAIR_VALLEY * shallow))
+        & (seen.near >= np.maximum(_PAIR_NEAR, _PAIR_VALLEY * seen.shallow))
         & (2.0 * deep / counts >= _PAIR_RATE)
         & (2.0 * deep >= _HONEST_NOISE * seen.counts)
         & (deep >= _ONE_WAY * (deep.T + 0.5))
@@ -171,8 +188,7 @@ def label_findings(
     Returns:
         Findings of kind "label_flip", the source named where it is one class.
     """
-    near, shallow = seen.pairs[..., -2:].sum(axis=2), seen.pairs[..., :2].sum(axis=2)
-    clear = (near >= _CLEAR * shallow) | attack.pairs
+    clear = (seen.near >= _CLEAR * seen.shallow) | attack.pairs
     if attack.uniform <= 0:
         clear &= attack.targets[:, None] | attack.pairs
     chosen = clear[labels, taken_for] & (depth > _LEAST_DEPTH)
