@@ -64,6 +64,11 @@ def test_too_few_on_either_side_say_nothing(count):
     assert found.separation == 0.0 and np.isfinite(found.log_odds).all()
 
 
+def test_known_rows_that_are_most_of_a_class_do_not_grow():
+    table, is_poison = planted(5, honest=100, poison=200)
+    assert likeness(table, is_poison).separation == 0.0
+
+
 def test_constant_columns_are_harmless():
     table, is_poison = planted(4)
     known = is_poison & (np.cumsum(is_poison) % 2 == 0)

@@ -15,6 +15,7 @@ MIN_KNOWN = 8
 
 _NUM_FOLDS = 5
 _MAX_ROUNDS = 4
+_MOST_KNOWN = 0.5  # of a class: beyond it, what is left is the odd part
 _INVERSE_PENALTY = 0.05  # a few dozen columns that say much the same
 _WIDE = 6.0  # most spread of the known rows, in deviations of the others
 _MAX_STEPS = 300
@@ -26,7 +27,7 @@ class Likeness(NamedTuple):
     Attributes:
         log_odds: [m] of being one of them.
         separation: Of the known rows and the others, in the larger of their deviations; 0 where
-            too few are known.
+            too few are known, or more than half of the class.
     """
 
     log_odds: HostArray
@@ -60,7 +61,7 @@ def likeness(columns: HostArray, known: HostArray, accept: float = 2.0) -> Liken
     Reference: Elkan and Noto, 2008, Learning classifiers from only positive and unlabeled data.
     """
     best = Likeness(np.where(known, 1.0, -1.0), 0.0)
-    if min(known.sum(), (~known).sum()) < MIN_KNOWN:
+    if min(known.sum(), (~known).sum()) < MIN_KNOWN or known.mean() > _MOST_KNOWN:
         return best
     x = _tails(columns)
     fold = _folds(known)
