@@ -14,8 +14,22 @@ if __name__ != "jaxpoison.kernels":
     )
 
 from ._masked import masked_quantile as masked_quantile
+from .grad_dot import grad_dot as grad_dot
+from .grad_dot import taps_dot as taps_dot
+from .grad_dot import tracin as tracin
+from .grad_dot import tracin_self as tracin_self
+from .gradient_norms import GradientNorms as GradientNorms
+from .gradient_norms import gradient_norms as gradient_norms
+from .gradient_norms import gradients_of as gradients_of
+from .gradient_norms import layer_squared_norms as layer_squared_norms
+from .gradient_norms import per_sample_gradients as per_sample_gradients
 from .kmeans import KMeans as KMeans
 from .kmeans import kmeans as kmeans
+from .last_layer import Scored as Scored
+from .last_layer import el2n as el2n
+from .last_layer import grand_last_layer as grand_last_layer
+from .last_layer import softmax_errors as softmax_errors
+from .last_layer import tracin_last_layer as tracin_last_layer
 from .mixture import Mixture as Mixture
 from .mixture import shared_covariance_mixture as shared_covariance_mixture
 from .neighbours import Neighbours as Neighbours
@@ -24,6 +38,17 @@ from .neighbours import tile_nearest_neighbours as tile_nearest_neighbours
 from .quantum_entropy import QuantumEntropy as QuantumEntropy
 from .quantum_entropy import quantum_entropy_scores as quantum_entropy_scores
 from .silhouette import silhouette as silhouette
+from .taps import ConvGeometry as ConvGeometry
+from .taps import Layer as Layer
+from .taps import Tap as Tap
+from .taps import TapPlan as TapPlan
+from .taps import Taps as Taps
+from .taps import collect_taps as collect_taps
+from .taps import leaf_to_matrix as leaf_to_matrix
+from .taps import matrix_to_leaf as matrix_to_leaf
+from .taps import plan_explicit_taps as plan_explicit_taps
+from .taps import plan_taps as plan_taps
+from .taps import tap_inputs as tap_inputs
 from .tiles import tile_grams as tile_grams
 from .tiles import tile_project as tile_project
 from .tiles import tile_sketch as tile_sketch
