@@ -13,10 +13,19 @@ if __name__ != "jaxpoison.kernels":
         "import jaxpoison.kernels instead"
     )
 
+from ._ekfac_layers import LayerBasis as LayerBasis
+from ._ekfac_layers import LowRank as LowRank
 from ._masked import masked_quantile as masked_quantile
 from .conjugate_gradients import Solution as Solution
 from .conjugate_gradients import SolveStatus as SolveStatus
 from .conjugate_gradients import conjugate_gradients as conjugate_gradients
+from .ekfac import EKFACInverse as EKFACInverse
+from .ekfac import EKFACSums as EKFACSums
+from .ekfac import ekfac_eigenvalues as ekfac_eigenvalues
+from .ekfac import ekfac_influence as ekfac_influence
+from .ekfac import ekfac_moments as ekfac_moments
+from .ekfac import ekfac_self_influence as ekfac_self_influence
+from .ekfac import sample_labels as sample_labels
 from .grad_dot import grad_dot as grad_dot
 from .grad_dot import taps_dot as taps_dot
 from .grad_dot import tracin as tracin
