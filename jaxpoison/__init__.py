@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from jaxpoison import attacks, detect, evaluate, kernels, models, sources
     from jaxpoison.report import Report
-    from jaxpoison.scanning import scan
+    from jaxpoison.scanning import explain, scan
 
 __version__ = "0.1.0"
 __all__ = [
@@ -22,13 +22,18 @@ __all__ = [
     "attacks",
     "detect",
     "evaluate",
+    "explain",
     "kernels",
     "models",
     "scan",
     "sources",
 ]
 
-_MEMBERS = {"Report": "jaxpoison.report", "scan": "jaxpoison.scanning"}
+_MEMBERS = {
+    "Report": "jaxpoison.report",
+    "explain": "jaxpoison.scanning",
+    "scan": "jaxpoison.scanning",
+}
 _ROOMS = frozenset({"attacks", "detect", "evaluate", "kernels", "models", "sources"})
 
 

@@ -37,19 +37,32 @@ DETECTORS = {
     "gram": "unusual correlations of features",
     "low_rank": "rows far from a low-rank plus sparse model of their class",
     "strip": "predictions that mixing with other rows does not change",
+    "gradient_direction": "rows that pull a network's weights in one direction",
+    "gradient_norm": "rows that would still move a network's weights",
+    "self_influence": "rows that only themselves explain",
+    "influence": "rows that the predictions of --target come from",
+    "shapley": "rows that cost the --trusted ones their labels",
 }
 """What each detector that a scan can run looks for, in the order it runs them."""
 
 DETECTOR_NAMES = tuple(DETECTORS)
 """The detectors a scan can run."""
 
-_ON_REQUEST = ("clusters", "split", "gram", "low_rank", "strip")  # dear, and they only rank
+# dear, and they only rank
+_ON_REQUEST = (
+    "clusters", "split", "gram", "low_rank", "strip",
+    "gradient_direction", "gradient_norm", "self_influence",
+    "influence", "shapley",
+)  # fmt: skip
 
 DEFAULT_DETECTORS = tuple(name for name in DETECTORS if name not in _ON_REQUEST)
 """The detectors that run where none are named."""
 
 ALL_DETECTORS = "all"
 """What stands for all of ``DETECTOR_NAMES`` where detectors are named."""
+
+NEEDS = {"influence": "--target", "shapley": "--trusted"}
+"""What else a detector must be given; given that, it runs where none are named."""
 
 USER_PREFIX = "user:"
 """What the name of an installed detector of another package begins with."""

@@ -140,7 +140,7 @@ def test_interrupt_is_one_line(scanning, out, capsys):
         (["scan", "x.npz", "--out", "o", "--pla"], "--pla"),
         (["scan", "x.npz", "--out", "o", "--detectors", "spectrl"], "did you mean 'spectral'"),
         (["scan", "x.npz", "--out", "o", "--detectors", "zzz"], "known: spectral, activation"),
-        (["scan", "x.npz", "--out", "o", "--detectors", "zzz"], ", strip, all, user:NAME"),
+        (["scan", "x.npz", "--out", "o", "--detectors", "zzz"], ", shapley, all, user:NAME"),
         (["scan", "x.npz", "--out", "o", "--detectors", "aum,user:"], "unknown detector 'user:'"),
         (["scan", "x.npz", "--out", "o", "--detectors", " , "], "no name"),
         (["scan", "x.npz", "--out", "o", "--trusted"], "--trusted"),
@@ -174,7 +174,7 @@ def test_a_folder_in_use_is_refused_before_the_scan(scanning, tmp_path, capsys):
 
 def test_options_reach_the_plan(scanning, out):
     options = ["--labels", "y.npy", "--features", "f.npy", "--trusted", "rows.txt"]
-    options += ["--detectors", "mixture, spectral,user:mine"]
+    options += ["--target", "t.npz", "--detectors", "mixture, spectral,user:mine"]
     options += ["--seed", "7", "--fdr", "0.1", "--budget-mb", "512", "--drop-nonfinite"]
     assert main(["scan", "x.npy", "--out", out, *options]) == 0
     assert scanning.plans == [
@@ -183,6 +183,7 @@ def test_options_reach_the_plan(scanning, out):
             "labels": "y.npy",
             "features": "f.npy",
             "trusted": "rows.txt",
+            "target": "t.npz",
             "method": {
                 "detectors": ("mixture", "spectral", "user:mine"),
                 "seed": 7,
@@ -199,6 +200,7 @@ def test_what_was_not_given_keeps_the_default_of_the_scan(scanning, out):
     (plan,) = scanning.plans
     assert plan["method"] == {} and plan["resources"] == {}
     assert plan["labels"] is None and plan["features"] is None and plan["trusted"] is None
+    assert plan["target"] is None
 
 
 def test_all_detectors_reach_the_plan(scanning, out):

@@ -9,7 +9,7 @@ import pytest
 
 from jaxpoison import scan
 from jaxpoison._check import UsageError
-from jaxpoison._types import DEFAULT_DETECTORS, DETECTOR_NAMES, Scores
+from jaxpoison._types import DEFAULT_DETECTORS, DETECTOR_NAMES, NEEDS, Scores
 from jaxpoison.detect import registry
 from jaxpoison.scanning import Method
 from scan_data import OF_TRAINING, check_consistent, digits, quick, small
@@ -20,7 +20,8 @@ def test_all_detectors():
     report = quick(x, y, detectors=["all"])
     assert list(report.report["detectors"]) == list(DETECTOR_NAMES)
     silent = {name for name, run in report.report["detectors"].items() if not run["ran"]}
-    assert silent == {*OF_TRAINING, "strip"}  # which need a network
+    need_a_network = {*OF_TRAINING, "strip", "gradient_direction", "gradient_norm"}
+    assert silent == need_a_network | set(NEEDS)
     assert "only features" in report.report["detectors"]["strip"]["reason"]
     assert report.report["plan"]["method"]["detectors"] == ["all"]
     check_consistent(report)
@@ -29,7 +30,7 @@ def test_all_detectors():
 @pytest.mark.slow
 def test_all_detectors_with_a_network():
     report = scan(*digits(), detectors=["all"])
-    assert set(report.scores) == set(DETECTOR_NAMES)
+    assert set(report.scores) == set(DETECTOR_NAMES) - set(NEEDS)
     assert report.verdict == "clean"
     check_consistent(report)
 

@@ -4,6 +4,7 @@ from jaxpoison.calibrate.conformal import MIN_TRUSTED as MIN_TRUSTED
 from jaxpoison.calibrate.conformal import against_trusted as against_trusted
 from jaxpoison.calibrate.conformal import conformal_p as conformal_p
 from jaxpoison.calibrate.conformal import conformal_q as conformal_q
+from jaxpoison.calibrate.fuse import APART as APART
 from jaxpoison.calibrate.fuse import Fused as Fused
 from jaxpoison.calibrate.fuse import fuse as fuse
 from jaxpoison.calibrate.fuse import rank_log10_p as rank_log10_p

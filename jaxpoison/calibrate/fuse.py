@@ -9,6 +9,13 @@ import numpy as np
 from jaxpoison._types import HostArray
 from jaxpoison.calibrate.null import benjamini_hochberg
 
+APART = frozenset({"influence", "shapley"})
+"""Detectors whose scores have a column of their own and touch neither ranking nor verdict.
+
+What holds an honest prediction up is honest, and what is made with a look at the trusted rows would
+take from the p-values what they guarantee: suspicion must be made without one.
+"""
+
 _NEAR = 20.0  # nats below even from which on rows beside a verified group are all alike
 _NEAR_DECADE = (5.0, 20.0)  # nats below even that cost a decade, where findings are many or few
 _FEW = 2.0  # over the share of the rows that lie beside findings: nats a decade
@@ -69,7 +76,7 @@ def fuse(
     """
     n = len(labels)
     limit = float(np.log10(max(n, 10)))
-    best = np.full(n, -np.inf)
+    best = np.full(n, -np.inf if log10_p or votes is not None else 0.0)
     for each, gates in zip(log10_p, open_gates, strict=True):
         cap = np.where(gates[labels], limit, _CLOSED_SHARE * limit)
         best = np.maximum(best, cap * -np.expm1(each / cap))

@@ -47,7 +47,8 @@ RULES = {
     "duplicates": Rule(effect=0.0, across=np.inf, is_enough=True),
     **dict.fromkeys(
         ("labels", "neighbours", "density", "early_loss", "el2n", "aum", "loss_drop", "low_loss",
-         "clusters", "split", "gram", "low_rank", "strip"),
+         "clusters", "split", "gram", "low_rank", "strip", "gradient_direction",
+         "gradient_norm", "self_influence", "influence", "shapley"),
         _RANKING_ONLY,
     ),
 }  # fmt: skip

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from jaxpoison.report import Report
     from jaxpoison.scanning import ScanPlan
 
-_USER_LINE = "    user:NAME    installed by another package under jaxpoison.detectors"
+_WIDEST = max(map(len, DETECTORS)) + 2
+_USER_LINE = f"    {'user:NAME':<{_WIDEST}}installed by another package under jaxpoison.detectors"
 
 MAX_SEED = 2**32 - 1
 MIN_BUDGET_MB = 64
@@ -28,6 +29,7 @@ examples:
   jaxpoison scan train.npz --out report
   jaxpoison scan images.npy --labels labels.npy --features embeddings.npy --out report
   jaxpoison scan train.npz --trusted honest_rows.txt --out report
+  jaxpoison scan train.npz --target odd_predictions.npz --out report
   jaxpoison scan train.parquet --plan
 """
 
@@ -55,6 +57,7 @@ def add_parser(commands: Any) -> None:
         help="only these of the list below, all, or user:NAME (default: those marked *)",
     )
     add("--trusted", metavar="FILE", help="numbers of rows known to be honest, or a mask of them")
+    add("--target", metavar="FILE", help="predictions to trace: .npz of inputs x and labels y")
     add("--seed", metavar="N", type=seed, help="seed of everything random (default: 0)")
     add("--fdr", metavar="Q", type=fdr, help="share of false alarms among the flagged rows")
     add("--budget-mb", metavar="M", type=budget_mb, help="memory the scan may use, in megabytes")
@@ -67,7 +70,7 @@ def add_parser(commands: Any) -> None:
 
 def _detector_lines() -> str:
     lines = [
-        f"  {'*' if name in DEFAULT_DETECTORS else ' '} {name:<13}{what}"
+        f"  {'*' if name in DEFAULT_DETECTORS else ' '} {name:<{_WIDEST}}{what}"
         for name, what in DETECTORS.items()
     ]
     return "\n".join(["detectors (* runs by default):", *lines, _USER_LINE, ""])
@@ -105,6 +108,7 @@ def make_plan(args: argparse.Namespace) -> ScanPlan:
         labels=args.labels,
         features=args.features,
         trusted=args.trusted,
+        target=args.target,
         method=Method(**_given(method)),
         resources=Resources(**_given({"budget_mb": args.budget_mb})),
     )
@@ -121,13 +125,13 @@ def scan_into(plan: ScanPlan, out: str, *, quiet: bool) -> Report:
     return report
 
 
-def html_path(out: str) -> str:
+def html_path(out: str, name: str = "report.html") -> str:
     """Returns the path of the page to open, fit to be printed."""
     from pathlib import Path
 
     from jaxpoison.report._text import visible
 
-    return visible(Path(out) / "report.html", 1000)
+    return visible(Path(out) / name, 1000)
 
 
 def describe_forecast(forecast: dict[str, Any]) -> str:
@@ -163,12 +167,12 @@ def detector_names(text: str) -> tuple[str, ...]:
 
 def seed(text: str) -> int:
     """Parses --seed."""
-    return _integer(text, 0, MAX_SEED)
+    return integer(text, 0, MAX_SEED)
 
 
 def budget_mb(text: str) -> int:
     """Parses --budget-mb."""
-    return _integer(text, MIN_BUDGET_MB, None)
+    return integer(text, MIN_BUDGET_MB, None)
 
 
 def fdr(text: str) -> float:
@@ -184,7 +188,8 @@ def fdr(text: str) -> float:
     return value
 
 
-def _integer(text: str, low: int, high: int | None) -> int:
+def integer(text: str, low: int, high: int | None) -> int:
+    """Parses a whole number from low to high; None is no limit."""
     try:
         value = int(text)
     except ValueError:

@@ -12,7 +12,10 @@ from jaxpoison.detect.dynamics import LossDrop as LossDrop
 from jaxpoison.detect.dynamics import LowLossIsolation as LowLossIsolation
 from jaxpoison.detect.exclusion import ExclusionCheck as ExclusionCheck
 from jaxpoison.detect.exclusion import displacement as displacement
+from jaxpoison.detect.gradient_direction import GradientDirection as GradientDirection
+from jaxpoison.detect.gradient_norm import GradientNorm as GradientNorm
 from jaxpoison.detect.gram_powers import GramPowers as GramPowers
+from jaxpoison.detect.influence import TargetInfluence as TargetInfluence
 from jaxpoison.detect.label_views import LabelViews as LabelViews
 from jaxpoison.detect.likeness import likeness as likeness
 from jaxpoison.detect.mahalanobis import RobustMahalanobis as RobustMahalanobis
@@ -20,6 +23,8 @@ from jaxpoison.detect.mixture import SharedMixture as SharedMixture
 from jaxpoison.detect.neighbours import KNNDisagreement as KNNDisagreement
 from jaxpoison.detect.refine import refine as refine
 from jaxpoison.detect.robust_pca import RobustPCA as RobustPCA
+from jaxpoison.detect.self_influence import SelfInfluence as SelfInfluence
+from jaxpoison.detect.shapley import KNNShapley as KNNShapley
 from jaxpoison.detect.spectral import SpectralSignatures as SpectralSignatures
 from jaxpoison.detect.spectre import Spectre as Spectre
 from jaxpoison.detect.strip import Strip as Strip

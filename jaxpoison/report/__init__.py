@@ -6,6 +6,7 @@ Host only: nothing here imports jax, and importing this package loads no heavy l
 from __future__ import annotations
 
 from jaxpoison.report._report import ClassPicture, Example, Pictures, Report
+from jaxpoison.report.explanation import Explanation, class_names_of, load_explanation_schema
 from jaxpoison.report.files import FILE_NAMES, OutputError, check_out_dir, load_schema
 from jaxpoison.report.html import render_html
 
@@ -13,10 +14,13 @@ __all__ = [
     "FILE_NAMES",
     "ClassPicture",
     "Example",
+    "Explanation",
     "OutputError",
     "Pictures",
     "Report",
     "check_out_dir",
+    "class_names_of",
+    "load_explanation_schema",
     "load_schema",
     "render_html",
 ]

@@ -141,6 +141,33 @@ METHODS = {
         "Mixes each row with rows of other classes; a trigger keeps the prediction as it was.",
         "Needs a network that learnt a trigger which survives the mixing.",
     ),
+    "gradient_direction": (
+        "Direction of gradients",
+        "Scores rows by how far they pull a network's weights along the main direction of "
+        "their class.",
+        "Rows that were learnt hardly pull: it shows wrong labels and hard rows, seldom triggers.",
+    ),
+    "gradient_norm": (
+        "Gradient norm",
+        "Scores rows by how much they would still move the trained network.",
+        "Hard honest rows score high too; a backdoor that was learnt scores low.",
+    ),
+    "self_influence": (
+        "Self-influence",
+        "Predicts how much a row's own loss would rise without it.",
+        "Poisoned rows that explain each other score low.",
+    ),
+    "influence": (
+        "Influence on given predictions",
+        "Predicts how much the loss of the given targets would rise without each row, in nats.",
+        "Honest predictions rest on honest rows: it explains, and has no part in the verdict.",
+    ),
+    "shapley": (
+        "k-NN Shapley value",
+        "Minus what a row adds to the accuracy of its neighbours on the trusted rows.",
+        "Having seen the trusted rows it has no part in the verdict. Triggered rows have no "
+        "trusted neighbours to harm.",
+    ),
     "exclusion": (
         "Verification by exclusion",
         "Takes a group's rows out of a classifier exactly, asks it what they are, and compares "

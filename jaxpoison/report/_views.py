@@ -178,6 +178,12 @@ def loose_group(report: Report, left: list[Example], thumb_side: int) -> dict[st
     return {"flagged": any(e.flagged for e in left), "items": items}
 
 
+def example_items(pictures: Pictures, thumb_side: int) -> list[dict[str, Any]]:
+    """Describes all examples, in their order."""
+    scale = _feature_scale(pictures.examples)
+    return [_example(e, pictures, scale, thumb_side) for e in pictures.examples]
+
+
 def _example(example: Example, pictures: Pictures, scale: Any, side: int) -> dict[str, Any]:
     image = strip = None
     num_values = 0

@@ -25,6 +25,7 @@ FILE_NAMES = (
     "report.html",
     "report.json",
 )
+EXPLANATION_NAMES = ("explanation.html", "explanation.json")
 _FIXED_COLUMNS = (
     "index",
     "label",
@@ -45,7 +46,12 @@ class OutputError(JaxpoisonError):
 
 def load_schema() -> dict[str, Any]:
     """Returns the JSON Schema (draft 2020-12) that every `report.json` obeys."""
-    text = Path(__file__).with_name("report.schema.json").read_text(encoding="utf-8")
+    return read_schema("report.schema.json")
+
+
+def read_schema(name: str) -> dict[str, Any]:
+    """Reads a JSON Schema of this package by its file name."""
+    text = Path(__file__).with_name(name).read_text(encoding="utf-8")
     schema: dict[str, Any] = json.loads(text)
     return schema
 
@@ -90,7 +96,8 @@ def check_out_dir(path: str | os.PathLike[str]) -> Path:
 def _check_empty(out: Path) -> None:
     first = next(iter(sorted(os.listdir(out))), None)
     if first is not None:
-        what = "an earlier report" if first in FILE_NAMES else f"files, such as {first!r}"
+        ours = first in (*FILE_NAMES, *EXPLANATION_NAMES)
+        what = "an earlier report" if ours else f"files, such as {first!r}"
         raise UsageError(
             f"out_dir {str(out)!r} already holds {what}; choose another folder or remove it"
         )
@@ -101,7 +108,7 @@ def write_report(report: Report, out_dir: str | os.PathLike[str]) -> Path:
     from jaxpoison.report.html import render_html
 
     columns = check_columns(report)
-    out = check_out_dir(out_dir)
+    check_out_dir(out_dir)
     texts = {"report.html": render_html(report), "report.json": to_json(report.report)}
     savers: dict[str, Callable[[IO[bytes]], object]] = {
         "scores.parquet": lambda file: _save_parquet(columns, file),
@@ -110,6 +117,26 @@ def write_report(report: Report, out_dir: str | os.PathLike[str]) -> Path:
         "report.html": lambda file: file.write(texts["report.html"].encode("utf-8")),
         "report.json": lambda file: file.write(texts["report.json"].encode("utf-8")),
     }
+    return write_files(out_dir, {name: savers[name] for name in FILE_NAMES})
+
+
+def write_files(
+    out_dir: str | os.PathLike[str], savers: dict[str, Callable[[IO[bytes]], object]]
+) -> Path:
+    """Writes files into a new or empty folder, all of them or none.
+
+    Args:
+      out_dir: as `check_out_dir` takes it.
+      savers: what writes each file, by its name; the last one makes the others complete.
+
+    Returns:
+      The folder.
+
+    Raises:
+      UsageError: if the folder cannot be used.
+      OutputError: if writing failed. Nothing is left behind.
+    """
+    out = check_out_dir(out_dir)
     # A folder that exists may be a mount point, whose parent is another (or read-only) disk and
     # which cannot be replaced: then the stage goes inside it.
     parent = out if out.is_dir() else out.parent
@@ -117,10 +144,10 @@ def write_report(report: Report, out_dir: str | os.PathLike[str]) -> Path:
     stage: Path | None = None
     try:
         stage = _make_stage(parent, out.name)
-        for name in FILE_NAMES:
+        for name, save in savers.items():
             with open(stage / name, "wb") as file:
-                savers[name](file)
-        _move_into_place(stage, out)
+                save(file)
+        _move_into_place(stage, out, list(savers))
     except OSError as error:
         raise _explain(error, out) from error
     finally:  # also after an interrupt; after success the stage is gone
@@ -145,14 +172,14 @@ def _make_stage(parent: Path, name: str) -> Path:
     raise FileExistsError(errno.EEXIST, "a hundred unfinished reports are in the way", str(parent))
 
 
-def _move_into_place(stage: Path, out: Path) -> None:
+def _move_into_place(stage: Path, out: Path, names: list[str]) -> None:
     if stage.parent != out:
         # Renaming a folder replaces an empty one but never a filled one.
         os.rename(stage, out)
         return
     done: list[Path] = []
     try:
-        for name in FILE_NAMES:
+        for name in names:
             if (out / name).exists():  # another run was faster
                 raise FileExistsError(errno.EEXIST, "the file appeared meanwhile", name)
             os.rename(stage / name, out / name)

@@ -39,7 +39,7 @@ def render_html(report: Report) -> str:
     """
     page = ""
     for side in _THUMB_SIDES:
-        page = _template().render(_context(report, side))
+        page = page_template("report.html.j2").render(_context(report, side))
         if len(page.encode("utf-8")) <= MAX_BYTES:
             break
     return page
@@ -88,8 +88,9 @@ def _context(report: Report, thumb_side: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-@lru_cache(maxsize=1)
-def _template() -> Template:
+@lru_cache(maxsize=4)
+def page_template(name: str) -> Template:
+    """A template of this package by its file name, with the filters that all of them use."""
     from markupsafe import Markup
 
     env = environment(_HERE)
@@ -98,7 +99,7 @@ def _template() -> Template:
         visible=_text.visible, plural=_text.plural,
         lines=lambda text: Markup("\n").join(text.split("\n")),
     )  # fmt: skip
-    return env.get_template("report.html.j2")
+    return env.get_template(name)
 
 
 def render_card(report: Report) -> str:

@@ -90,12 +90,19 @@ def _suggested(out: Outcome) -> HostArray:
 
 
 def _columns(out: Outcome) -> dict[str, HostArray]:
-    """One column a detector: its strongest tail over the spaces, as -log10 p."""
+    """One column a detector: its strongest tail over the spaces, as -log10 p.
+
+    Those that stand apart keep their unit, comparable across classes: the mean over the spaces.
+    """
     columns: dict[str, HostArray] = {}
-    for name in out.plan.method.names:
-        mine = [e.log10_p for e in out.evidence if e.detector == name]
-        if mine:
-            columns[name] = (-np.min(mine, axis=0)).astype(np.float32)
+    for name in out.plan.names:
+        mine = [e for e in out.evidence if e.detector == name]
+        if not mine:
+            continue
+        if name in calibrate.APART:
+            columns[name] = np.stack([e.scores.values for e in mine]).mean(axis=0)
+        else:
+            columns[name] = (-np.min([e.log10_p for e in mine], axis=0)).astype(np.float32)
     return columns
 
 
@@ -174,7 +181,7 @@ def _skipped(out: Outcome) -> list[dict[str, Any]]:
 
 
 def _detectors(out: Outcome) -> dict[str, Any]:
-    chosen = out.plan.method.names
+    chosen = out.plan.names
     table = {}
     for name in dict.fromkeys([*DETECTOR_NAMES, *chosen]):
         mine = [e for e in out.evidence if e.detector == name]

@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxpoison import calibrate, detect
 from jaxpoison._check import UsageError
-from jaxpoison._types import USER_PREFIX, HostArray, Scores
+from jaxpoison._types import NEEDS, USER_PREFIX, HostArray, Scores
 from jaxpoison.calibrate.groups import MAX_SHARE, MIN_ROWS, Group
 from jaxpoison.detect import registry
 from jaxpoison.detect._coordinates import coordinates
@@ -83,6 +83,12 @@ TABLE = {
     "gram": Entry("last", (("", detect.GramPowers()),)),
     "low_rank": Entry("input", (("", detect.RobustPCA()),)),
     "strip": Entry("model", (("", detect.Strip()),)),
+    # the direction first: its pass gives the norms as well
+    "gradient_direction": Entry("model", (("", detect.GradientDirection()),)),
+    "gradient_norm": Entry("model", (("", detect.GradientNorm()),)),
+    "self_influence": Entry("last", (("", detect.SelfInfluence()),)),
+    "influence": Entry("last", (("", detect.TargetInfluence()),)),
+    "shapley": Entry("both ends", (("", detect.KNNShapley()),)),
 }
 """Every detector of ``DETECTOR_NAMES``: its values, and where they look."""
 
@@ -156,6 +162,7 @@ def jobs_of(
     model: Model | None,
     names: tuple[str, ...],
     loaded: dict[str, Detector],
+    told: dict[str, dict[str, Any]] | None = None,
 ) -> tuple[list[Job], dict[str, str]]:
     """What to run, and why a detector asked for can not run.
 
@@ -165,16 +172,21 @@ def jobs_of(
         model: A network over them, if there is one.
         names: Detectors asked for.
         loaded: Those of other packages.
+        told: What else the detectors of ``NEEDS`` are given.
     """
     jobs: list[Job] = []
     reasons = {}
     for name in names:
         entry = Entry("input", (("", loaded[name]),)) if name in loaded else TABLE[name]
+        more = (told or {}).get(name, {})
+        if name in NEEDS and not more:
+            reasons[name] = f"{NEEDS[name]} was not given"
+            continue
         views, why = _views(entry.looks, spaces, raw, model)
         if why:
             reasons[name] = why
         jobs += [
-            Job(name, space, suffix, detector, stream, given)
+            Job(name, space, suffix, detector, stream, {**given, **more})
             for suffix, detector in entry.detectors
             for space, stream, given in views
         ]

@@ -17,7 +17,15 @@ from jaxpoison.scanning.assemble import Outcome, assemble
 from jaxpoison.scanning.grow import grown
 from jaxpoison.scanning.plan import Method, Resources, ScanPlan
 from jaxpoison.scanning.rates import score_seconds, train_seconds
-from jaxpoison.scanning.spaces import ProgressFn, Space, input_space, layer_spaces, witness_stream
+from jaxpoison.scanning.spaces import (
+    ProgressFn,
+    Space,
+    input_space,
+    last_space,
+    layer_spaces,
+    witness_stream,
+)
+from jaxpoison.scanning.targets import Asked, read_targets, targets_in
 from jaxpoison.scanning.trusted import require_enough, trusted_rows
 from jaxpoison.scanning.verify import label_evidence, verify
 from jaxpoison.sources import Source, open_source, require_labels
@@ -29,7 +37,7 @@ _EMBEDDING_ENDINGS = (".parquet", ".arrow", ".feather")
 _MIN_CLASS_ROWS = 8  # a class below this is left to no detector at all
 
 
-class _Data(NamedTuple):
+class Opened(NamedTuple):
     """What was opened and found fit to scan."""
 
     source: Source
@@ -40,6 +48,7 @@ class _Data(NamedTuple):
     inspection: Inspection
     kept: HostArray  # input row numbers
     trusted: HostArray | None  # [n] bool
+    asked: Asked | None = None  # predictions to be explained
 
 
 def scan(
@@ -48,6 +57,7 @@ def scan(
     *,
     features: Any = None,
     trusted: Any = None,
+    target: Any = None,
     model: Model | None = None,
     detectors: tuple[str, ...] | list[str] | None = None,
     seed: int = 0,
@@ -66,6 +76,10 @@ def scan(
             numbers, a mask [n] bool, or the name of a file of either (.npy, or .txt or .csv with
             one number a line). p-values are then conformal against them, rows whose q-value is at
             most ``fdr`` are flagged too, and trusted rows never are.
+        target: Predictions to ask about: an .npz file with members x and y, or a pair (x, y), x
+            inputs as the data (features where features are given), y the labels that the model gave
+            them or that are in dispute. The column ``influence`` then says how far each row is
+            responsible, in nats; it has no part in the verdict.
         model: Your own network over x (``jaxpoison.models``); none is trained then.
         detectors: Names of ``jaxpoison._types.DETECTORS``, "all", or "user:NAME" for one of
             another package; None for the usual ones.
@@ -89,6 +103,7 @@ def scan(
         labels=None if y is None else _name(y),
         features=None if features is None else _name(features),
         trusted=None if trusted is None else _name(trusted),
+        target=None if target is None else _name(target),
         method=Method(
             detectors=None if detectors is None else tuple(detectors),
             seed=seed,
@@ -99,7 +114,7 @@ def scan(
     )
     source = open_source(x, y)
     rows = None if features is None else open_source(features, role="features")
-    return _run(plan, source, rows, trusted, model, progress or _silent)
+    return _run(plan, source, rows, trusted, target, model, progress or _silent)
 
 
 def run(plan: ScanPlan, *, progress: ProgressFn | None = None) -> Report:
@@ -111,7 +126,7 @@ def run(plan: ScanPlan, *, progress: ProgressFn | None = None) -> Report:
     """
     source = open_source(plan.data, plan.labels)
     rows = None if plan.features is None else open_source(plan.features, role="features")
-    return _run(plan, source, rows, plan.trusted, None, progress or _silent)
+    return _run(plan, source, rows, plan.trusted, plan.target, None, progress or _silent)
 
 
 def _silent(stage: str, done: int, total: int) -> None:
@@ -127,19 +142,22 @@ def _run(
     source: Source,
     rows: Source | None,
     trusted: Any,
+    target: Any,
     model: Model | None,
     progress: ProgressFn,
 ) -> Report:
     started = time.perf_counter()
     use_compile_cache()
-    loaded = gathering.load_user_detectors(plan.method.names)
-    data = _open(plan, source, rows, trusted, progress)
+    loaded = gathering.load_user_detectors(plan.names)
+    data = open_data(plan, source, rows, trusted, target, progress)
     mesh = make_mesh(plan.resources.devices)
     budget = plan.resources.budget_mb << 20
     raw = Stream(data.source, data.dense, len(data.classes), mesh, None, budget)
-    spaces, model, trained, compiled = _spaces(plan, data, raw, model, progress)
-    jobs, reasons = gathering.jobs_of(spaces, raw, model, plan.method.names, loaded)
-    evidence = gathering.gather(jobs, plan.method.seed, progress)
+    spaces, model, trained, compiled = make_spaces(plan, data, raw, model, progress)
+    told = _told(data, spaces, model)
+    jobs, reasons = gathering.jobs_of(spaces, raw, model, plan.names, loaded, told)
+    gathered = gathering.gather(jobs, plan.method.seed, progress)
+    evidence = [each for each in gathered if each.detector not in calibrate.APART]
     size = int(np.prod(raw.row_shape))
     groups = gathering.groups_of(evidence, data.dense, size)
     witness = witness_stream(spaces[0], data.source)
@@ -173,16 +191,40 @@ def _run(
         Outcome(
             plan, data.source, data.labels, data.classes, data.dense, data.kept, data.trusted,
             data.inspection,
-            spaces, evidence, reasons, groups, judged.checks, judged.opinion, verdict, fused,
+            spaces, gathered, reasons, groups, judged.checks, judged.opinion, verdict, fused,
             timing,
         )
     )  # fmt: skip
 
 
-def _open(
-    plan: ScanPlan, source: Source, rows: Source | None, trusted: Any, progress: ProgressFn
-) -> _Data:
-    """Reads everything once: fingerprint, finite values, labels, lengths."""
+def _told(data: Opened, spaces: list[Space], model: Model | None) -> dict[str, dict[str, Any]]:
+    """What some detectors are given besides rows."""
+    told: dict[str, dict[str, Any]] = {}
+    if data.asked is not None:
+        told["influence"] = {"targets": targets_in(data.asked, last_space(spaces), model)}
+    if data.trusted is not None:
+        told["shapley"] = {"trusted": data.trusted}
+    return told
+
+
+def open_data(
+    plan: ScanPlan, source: Source, rows: Source | None, trusted: Any, target: Any,
+    progress: ProgressFn,
+) -> Opened:  # fmt: skip
+    """Reads everything once: fingerprint, finite values, labels, lengths.
+
+    Args:
+        plan: What was asked for.
+        source: The data.
+        rows: Features of it, if given.
+        trusted: Rows known to be honest, if given.
+        target: Predictions asked about, if given.
+        progress: Told of rows read.
+
+    Raises:
+        DataError: The data breaks a rule.
+        NothingToScan: No class has enough rows.
+    """
     known = None if trusted is None else trusted_rows(trusted, len(source))
     if rows is not None and len(rows) != len(source):
         raise DataError(
@@ -218,13 +260,24 @@ def _open(
             f"{source.name}: the largest class has {np.bincount(dense).max()} rows; "
             f"at least one class needs {_MIN_CLASS_ROWS}"
         )
-    return _Data(source, rows, labels, classes, dense.astype(np.int32), found, kept, known)
+    like, names = source if rows is None else rows, source.schema.class_names
+    asked = None if target is None else read_targets(target, like, classes, names)
+    dense = dense.astype(np.int32)
+    return Opened(source, rows, labels, classes, dense, found, kept, known, asked)
 
 
-def _spaces(
-    plan: ScanPlan, data: _Data, raw: Stream, model: Model | None, progress: ProgressFn
+def make_spaces(
+    plan: ScanPlan, data: Opened, raw: Stream, model: Model | None, progress: ProgressFn
 ) -> tuple[list[Space], Model | None, float, float]:
-    """The spaces and their network, with the seconds that training and its compiling took."""
+    """The spaces and their network, with the seconds that training and its compiling took.
+
+    Args:
+        plan: What was asked for.
+        data: Of ``open_data``.
+        raw: Its rows.
+        model: A network of the user, or None to train one where one is needed.
+        progress: Told of rows trained on.
+    """
     seed = plan.method.seed
     is_embedding = plan.data.endswith(_EMBEDDING_ENDINGS)
     if is_embedding and data.features is None and model is None:
@@ -264,7 +317,7 @@ def forecast(plan: ScanPlan) -> dict[str, Any]:
     n, d = len(source), int(np.prod(stream.row_shape))
     wide = min(d, 1024)
     is_trained = plan.features is None and not plan.data.endswith(_EMBEDDING_ENDINGS)
-    names = plan.method.names
+    names = plan.names
     block = stream.resident_bytes // max(stream.num_shards, 1)
     held = min(stream.resident_bytes, plan.resources.budget_mb << 20)
     moments = 4 * num_classes * wide * wide

@@ -6,7 +6,13 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from jaxpoison._check import UsageError
-from jaxpoison._types import ALL_DETECTORS, DEFAULT_DETECTORS, DETECTOR_NAMES, USER_PREFIX
+from jaxpoison._types import (
+    ALL_DETECTORS,
+    DEFAULT_DETECTORS,
+    DETECTOR_NAMES,
+    NEEDS,
+    USER_PREFIX,
+)
 
 
 @dataclass(frozen=True)
@@ -15,7 +21,8 @@ class Method:
 
     Attributes:
         detectors: Names to run; "all" among them stands for all of ``DETECTOR_NAMES``, and
-            "user:NAME" for one of another package. None runs ``DEFAULT_DETECTORS``.
+            "user:NAME" for one of another package. None runs ``DEFAULT_DETECTORS``, and those of
+            ``NEEDS`` for which there is what they need.
         seed: Of everything random.
         fdr: Mean local false discovery rate allowed among the flagged rows.
         drop_nonfinite: Leave out rows with NaN or infinite values instead of refusing them.
@@ -94,6 +101,7 @@ class ScanPlan:
         labels: Where the labels are, if not in the data.
         features: Precomputed features, one row each, if any.
         trusted: Where the numbers of rows that are known to be honest are, if any are.
+        target: Where the predictions are that the user asks about, if any are.
         method: What changes the mathematics.
         resources: What changes only the speed.
     """
@@ -102,8 +110,40 @@ class ScanPlan:
     labels: str | None = None
     features: str | None = None
     trusted: str | None = None
+    target: str | None = None
     method: Method = field(default_factory=Method)
     resources: Resources = field(default_factory=Resources)
+
+    def __post_init__(self) -> None:
+        """Checks that the detectors named have what they need.
+
+        Raises:
+            UsageError: One of them has not.
+        """
+        for name in self.method.detectors or ():
+            if name in NEEDS and not self._has(name):
+                option = NEEDS[name]
+                raise UsageError(
+                    f"detectors: {name!r} needs {option} ({option.lstrip('-')}=); give it, or "
+                    "leave the detector out"
+                )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The detectors to run: those named or the usual ones, and what was given a need for.
+
+        Targets are given for one detector alone, so it runs whatever is named; trusted rows also
+        make p-values.
+        """
+        more = [name for name in NEEDS if self._has(name) and self.method.detectors is None]
+        if self.target is not None:
+            more.append("influence")
+        names = [*self.method.names, *more]
+        own = [name for name in DETECTOR_NAMES if name in names]
+        return (*own, *(name for name in names if name.startswith(USER_PREFIX)))
+
+    def _has(self, name: str) -> bool:
+        return (self.target if name == "influence" else self.trusted) is not None
 
     def as_dict(self) -> dict[str, Any]:
         """The plan as the report holds it."""

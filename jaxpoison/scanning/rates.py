@@ -46,6 +46,11 @@ RATES = {
     "gram": Rate(1.2, 3e-5),
     "low_rank": Rate(4.0, 8e-5),
     "strip": Rate(3.0, 5e-4),
+    "gradient_direction": Rate(5.0, 3e-4),  # besides the pass, which the norms share
+    "gradient_norm": Rate(3.5, 3.5e-4),
+    "self_influence": Rate(3.5, 1e-4),
+    "influence": Rate(3.0, 1e-4),
+    "shapley": Rate(0.5, 0.0, 2e-9),
 }
 _UNKNOWN = Rate(1.0, 5e-5)  # a detector of another package
 _REST = Rate(6.0, 1.4e-4)  # reading, verifying, the report

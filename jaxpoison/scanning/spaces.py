@@ -170,6 +170,11 @@ def layer_spaces(
     return spaces
 
 
+def last_space(spaces: list[Space]) -> Space:
+    """The last layer of a network where there is one, else the inputs."""
+    return next((space for space in spaces if space.is_learned), spaces[0])
+
+
 def joint_space(spaces: list[Space]) -> Space | None:
     """The leading contrast directions of every space side by side, or None for one space.
 

@@ -69,6 +69,11 @@ ELSEWHERE = {
     "RobustPCA": "test_local_detectors.py",
     "LabelViews": "test_label_views.py",
     "Strip": "test_strip.py",
+    "GradientDirection": "test_gradient_detectors.py",
+    "GradientNorm": "test_gradient_detectors.py",
+    "SelfInfluence": "test_gradient_detectors.py",
+    "TargetInfluence": "test_target_influence.py",
+    "KNNShapley": "test_shapley_detector.py",
     "ExclusionCheck": "test_exclusion.py",
 }
 every = pytest.mark.parametrize("name", TABLE)
