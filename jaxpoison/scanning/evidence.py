@@ -15,7 +15,6 @@ from jaxpoison.calibrate.groups import MAX_SHARE, MIN_ROWS, Group
 from jaxpoison.detect import registry
 from jaxpoison.detect._coordinates import coordinates
 from jaxpoison.detect._detector import Detector
-from jaxpoison.detect.label_views import Opinion
 from jaxpoison.models import Model
 from jaxpoison.scanning.spaces import JOINT_RANK, ProgressFn, Space, joint_space
 from jaxpoison.stream import Stream
@@ -91,16 +90,6 @@ TABLE = {
     "shapley": Entry("both ends", (("", detect.KNNShapley()),)),
 }
 """Every detector of ``DETECTOR_NAMES``: its values, and where they look."""
-
-
-FAMILIES = (
-    ("density", "mahalanobis", "spectre"),
-    ("whitening", "mixture"),
-    ("early_loss", "el2n", "aum"),
-    ("labels",),
-)
-"""Detectors that ask one question of a row within its class: alone, of another mode, learnt late,
-under a label that is doubted more than others of its class are."""
 
 
 class Job(NamedTuple):
@@ -273,32 +262,6 @@ def _is_user(name: str) -> bool:
 def label_job(jobs: list[Job]) -> Job | None:
     """The one that asks for label errors, if it ran: it knows more of the rows than its scores."""
     return next((job for job in jobs if job.name == "labels"), None)
-
-
-def label_votes(evidence: list[Evidence], opinion: Opinion | None) -> list[HostArray] | None:
-    """Scores [n] each of the families that doubt labels out of fold, or None."""
-    if opinion is None:
-        return None
-    others = [e.scores.values for e in evidence if e.detector == "neighbours"]
-    return [opinion.margins, *others[:1]]  # the first are of the inputs, which nothing learnt
-
-
-def family_votes(evidence: list[Evidence]) -> list[HostArray]:
-    """What each family says of a row within its class, [n] each: Fisher's sum over its detectors.
-
-    The strongest tail of a detector over the spaces counts.
-    """
-    out = []
-    for names in FAMILIES:
-        tails = {
-            name: -np.min([e.log10_p for e in evidence if e.detector == name], axis=0)
-            for name in names
-            if any(e.detector == name for e in evidence)
-        }
-        if tails:
-            ranks = [calibrate.rank_log10_p(each) for each in tails.values()]
-            out.append(np.sum(ranks, axis=0))
-    return out
 
 
 def key_of(job: Job, seed: int) -> jax.Array:

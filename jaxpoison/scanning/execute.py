@@ -16,6 +16,7 @@ from jaxpoison.scanning import evidence as gathering
 from jaxpoison.scanning.assemble import Outcome, assemble
 from jaxpoison.scanning.grow import grown
 from jaxpoison.scanning.plan import Method, Resources, ScanPlan
+from jaxpoison.scanning.ranking import ranked
 from jaxpoison.scanning.rates import score_seconds, train_seconds
 from jaxpoison.scanning.spaces import (
     ProgressFn,
@@ -165,22 +166,7 @@ def _run(
     judged = verify(plan, witness, groups, about_labels, size, progress)
     findings = grown(judged.findings, evidence, judged.opinion, data.dense, plan.method.fdr)
     verdict = calibrate.decide(findings, len(data.dense))
-    confirmed = np.zeros(len(data.classes), np.bool_)
-    confirmed[[f.target for f in verdict.findings if f.confirmed and f.kind != "label_flip"]] = True
-    sharp = calibrate.sharp_odds(verdict)
-    # where labels are wrong all over, how probable a label is says more than any other tail
-    tails = [] if judged.doubt is not None else evidence
-    gated = [e for e in tails if e.detector != "labels"]
-    fused = calibrate.fuse(
-        [e.log10_p for e in gated],
-        [e.gate.open & confirmed for e in gated],
-        data.dense,
-        sharp,
-        verdict.flagged & np.isfinite(sharp),
-        gathering.label_votes(evidence, judged.opinion) if judged.doubt is None else [judged.doubt],
-        judged.open_labels,
-        gathering.family_votes(tails),
-    )
+    fused = ranked(evidence, judged, verdict, data.dense)
     if data.trusted is not None:
         verdict, fused = calibrate.against_trusted(
             verdict, fused, data.dense, data.trusted, plan.method.fdr
