@@ -51,12 +51,14 @@ DETECTOR_NAMES = tuple(DETECTORS)
 # dear, and they only rank
 _ON_REQUEST = (
     "clusters", "split", "gram", "low_rank", "strip",
-    "gradient_direction", "gradient_norm", "self_influence",
     "influence", "shapley",
 )  # fmt: skip
 
 DEFAULT_DETECTORS = tuple(name for name in DETECTORS if name not in _ON_REQUEST)
 """The detectors that run where none are named."""
+
+OF_GRADIENTS = ("gradient_direction", "gradient_norm", "self_influence")
+"""Those of them that run unnamed only where the scan trains a network itself."""
 
 ALL_DETECTORS = "all"
 """What stands for all of ``DETECTOR_NAMES`` where detectors are named."""

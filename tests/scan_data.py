@@ -10,13 +10,13 @@ from sklearn.datasets import load_digits
 
 import engine_data as data
 from jaxpoison import scan
-from jaxpoison._types import DEFAULT_DETECTORS
+from jaxpoison._types import DEFAULT_DETECTORS, OF_GRADIENTS
 from jaxpoison.report import load_schema
 
 TARGET = 3
 QUICK = {"detectors": ("mixture",)}
 OF_TRAINING = ("early_loss", "el2n", "aum", "loss_drop", "low_loss")
-UNTRAINED = [name for name in DEFAULT_DETECTORS if name not in OF_TRAINING]
+UNTRAINED = tuple(n for n in DEFAULT_DETECTORS if n not in (*OF_TRAINING, *OF_GRADIENTS))
 
 
 def digits():

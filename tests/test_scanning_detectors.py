@@ -9,7 +9,7 @@ import pytest
 
 from jaxpoison import scan
 from jaxpoison._check import UsageError
-from jaxpoison._types import DEFAULT_DETECTORS, DETECTOR_NAMES, NEEDS, Scores
+from jaxpoison._types import DEFAULT_DETECTORS, DETECTOR_NAMES, NEEDS, OF_GRADIENTS, Scores
 from jaxpoison.detect import registry
 from jaxpoison.scanning import Method
 from scan_data import OF_TRAINING, check_consistent, digits, quick, small
@@ -33,6 +33,16 @@ def test_all_detectors_with_a_network():
     assert set(report.scores) == set(DETECTOR_NAMES) - set(NEEDS)
     assert report.verdict == "clean"
     check_consistent(report)
+
+
+def test_gradients_run_unnamed_only_where_a_network_is_trained():
+    x, y = small()
+    runs = quick(x, y, detectors=None).report["detectors"]
+    for name in OF_GRADIENTS:
+        assert not runs[name]["ran"] and "no network was trained" in runs[name]["reason"]
+    assert "name it" in runs["self_influence"]["reason"]
+    named = quick(x, y, detectors=["mixture", "self_influence"]).report["detectors"]
+    assert named["self_influence"]["ran"]
 
 
 def test_which_detectors_a_method_names():

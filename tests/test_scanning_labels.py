@@ -10,16 +10,14 @@ from sklearn.datasets import load_digits
 from sklearn.metrics import roc_auc_score
 
 from jaxpoison import scan
-from jaxpoison._types import DEFAULT_DETECTORS
 from jaxpoison.attacks import poison
+from scan_data import UNTRAINED
 
 TARGET = 3
-OF_TRAINING = ("early_loss", "el2n", "aum", "loss_drop", "low_loss")
 COPIES = (
     ("flood_duplicates", ("duplicates", "labels")),
     {"rate": 60 / 1797, "target": TARGET, "seeds": 3},
 )
-UNTRAINED = tuple(name for name in DEFAULT_DETECTORS if name not in OF_TRAINING)
 
 
 def digits():

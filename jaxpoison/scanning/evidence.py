@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxpoison import calibrate, detect
 from jaxpoison._check import UsageError
-from jaxpoison._types import NEEDS, USER_PREFIX, HostArray, Scores
+from jaxpoison._types import NEEDS, OF_GRADIENTS, USER_PREFIX, HostArray, Scores
 from jaxpoison.calibrate.groups import MAX_SHARE, MIN_ROWS, Group
 from jaxpoison.detect import registry
 from jaxpoison.detect._coordinates import coordinates
@@ -152,6 +152,8 @@ def jobs_of(
     names: tuple[str, ...],
     loaded: dict[str, Detector],
     told: dict[str, dict[str, Any]] | None = None,
+    *,
+    are_named: bool = True,
 ) -> tuple[list[Job], dict[str, str]]:
     """What to run, and why a detector asked for can not run.
 
@@ -162,6 +164,8 @@ def jobs_of(
         names: Detectors asked for.
         loaded: Those of other packages.
         told: What else the detectors of ``NEEDS`` are given.
+        are_named: Whether the user named them. A network that is given need not have gradients,
+            and features may be many: unnamed, ``OF_GRADIENTS`` run where one was trained here.
     """
     jobs: list[Job] = []
     reasons = {}
@@ -170,6 +174,9 @@ def jobs_of(
         more = (told or {}).get(name, {})
         if name in NEEDS and not more:
             reasons[name] = f"{NEEDS[name]} was not given"
+            continue
+        if name in OF_GRADIENTS and not are_named and not _trained(spaces):
+            reasons[name] = f"{_UNTRAINED}; name it to run it all the same"
             continue
         views, why = _views(entry.looks, spaces, raw, model)
         if why:
@@ -187,12 +194,13 @@ def jobs_of(
 
 _View = tuple[str, Stream, dict[str, Any]]
 
+_UNTRAINED = "no network was trained in this scan"
+
 
 def _views(
     looks: Looks, spaces: list[Space], raw: Stream, model: Model | None
 ) -> tuple[list[_View], str]:
     """What a detector looks at, or why it has nothing to look at."""
-    learned = [s for s in spaces if s.is_learned]
     if looks == "raw":
         return [("raw", raw, {})], ""
     if looks == "model":
@@ -200,10 +208,11 @@ def _views(
             return [], "no network was trained or given, only features"
         return [("raw", raw, {"model": model})], ""
     if looks == "dynamics":
-        trained = [s for s in learned if s.dynamics is not None and s.dynamics.rows is not None]
+        trained = _trained(spaces)
         if not trained:
-            return [], "no network was trained in this scan"
+            return [], _UNTRAINED
         return [("training", trained[0].stream, {"dynamics": trained[0].dynamics})], ""
+    learned = [s for s in spaces if s.is_learned]
     chosen = {
         "everywhere": spaces,
         "learned": learned or spaces,
@@ -212,6 +221,11 @@ def _views(
         "last": (learned or spaces)[:1],
     }[looks]
     return [(s.name, s.stream, {}) for s in chosen], ""
+
+
+def _trained(spaces: list[Space]) -> list[Space]:
+    """The layers of a network that the scan trained."""
+    return [s for s in spaces if s.dynamics is not None and s.dynamics.rows is not None]
 
 
 def gather(jobs: list[Job], seed: int, progress: ProgressFn) -> list[Evidence]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxpoison import calibrate
 from jaxpoison._check import DataError, NothingToScan
-from jaxpoison._types import HostArray
+from jaxpoison._types import OF_GRADIENTS, HostArray
 from jaxpoison.models import Model
 from jaxpoison.report import Report
 from jaxpoison.scanning import evidence as gathering
@@ -156,7 +156,9 @@ def _run(
     raw = Stream(data.source, data.dense, len(data.classes), mesh, None, budget)
     spaces, model, trained, compiled = make_spaces(plan, data, raw, model, progress)
     told = _told(data, spaces, model)
-    jobs, reasons = gathering.jobs_of(spaces, raw, model, plan.names, loaded, told)
+    jobs, reasons = gathering.jobs_of(
+        spaces, raw, model, plan.names, loaded, told, are_named=plan.method.detectors is not None
+    )
     gathered = gathering.gather(jobs, plan.method.seed, progress)
     evidence = [each for each in gathered if each.detector not in calibrate.APART]
     size = int(np.prod(raw.row_shape))
@@ -304,6 +306,8 @@ def forecast(plan: ScanPlan) -> dict[str, Any]:
     wide = min(d, 1024)
     is_trained = plan.features is None and not plan.data.endswith(_EMBEDDING_ENDINGS)
     names = plan.names
+    if plan.method.detectors is None and not is_trained:
+        names = tuple(name for name in names if name not in OF_GRADIENTS)
     block = stream.resident_bytes // max(stream.num_shards, 1)
     held = min(stream.resident_bytes, plan.resources.budget_mb << 20)
     moments = 4 * num_classes * wide * wide
