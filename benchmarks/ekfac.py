@@ -14,9 +14,7 @@ same of ours, and against ours for all layers.
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -26,6 +24,7 @@ from typing import Any
 
 import numpy as np
 from common import Timing, emit, goal, machine, measured, table
+from peer_process import PeerProcess
 
 # sizes of the layers, shape of a row, rows, rows of a batch (peer, ours)
 _WORK = {
@@ -126,44 +125,19 @@ def tracin_contenders(arrays: dict[str, np.ndarray]) -> dict[str, Callable[[], A
     return {"tracin_self": lambda: run(None), "tracin_self, last layer": lambda: run(last)}
 
 
-class Peer:
-    """The worker process of the other environment."""
-
-    def __init__(self, python: str, folder: str, arrays: Any, threads: int) -> None:
-        given, self.answer = str(Path(folder, "given.npz")), str(Path(folder, "answer.npz"))
-        np.savez(given, **arrays)
-        script = str(Path(__file__).with_name("torch_influence.py"))
-        self.process = subprocess.Popen(
-            [python, script, given, str(threads), self.answer],
-            env={**os.environ, "OMP_NUM_THREADS": str(threads)},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        first = self.process.stdout.readline()
-        self.facts = json.loads(first) if first else {"names": []}
-
-    def run(self, name: str) -> tuple[np.ndarray, float, float]:
-        """What it found, wall and CPU seconds."""
-        self.process.stdin.write(name + "\n")
-        self.process.stdin.flush()
-        answer = json.loads(self.process.stdout.readline())
-        return np.load(self.answer)["value"], answer["wall"], answer["cpu"]
-
-    def close(self) -> None:
-        self.process.stdin.close()
-        self.process.wait()
-        self.process.stdout.close()
-
-
 def compare(name: str, args: argparse.Namespace) -> tuple[dict[str, Timing], dict[str, Any], Any]:
     """Timings of all contenders, what each found, and the version of torch."""
     arrays = arrays_of(name)
     ours = tracin_contenders(arrays) if name == "tracin" else ekfac_contenders(name, arrays)
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
-        peer = Peer(args.torch_python, folder, arrays, args.threads)
-        timings = {who: Timing(who) for who in [*ours, *peer.facts["names"]]}
+        given, answer = str(Path(folder, "given.npz")), str(Path(folder, "answer.npy"))
+        np.savez(given, **arrays)
+        peer = PeerProcess(
+            args.torch_python, "torch_influence.py", given, str(args.threads), answer,
+            threads=args.threads,
+        )  # fmt: skip
+        timings = {who: Timing(who) for who in [*ours, *peer.facts.get("names", [])]}
         for who, run in ours.items():
             found[who], timings[who].first_wall, _ = measured(run)
         for _ in range(args.repeats):

@@ -13,15 +13,14 @@ affinity and by its own setting. Equal norms are shown before any time is.
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
 from common import Timing, emit, goal, machine, measured, table
+from peer_process import PeerProcess
 
 _GOALS = {
     "mlp": {"opacus hooks": 60, "opacus ghost": 3, "torch.func": 35, "vmap(grad)": 30},
@@ -88,32 +87,6 @@ def jax_contenders(arrays: dict[str, np.ndarray]):
     }
 
 
-class Peer:
-    """The worker process of the other environment."""
-
-    def __init__(self, python: str, file: str, threads: int) -> None:
-        script = str(Path(__file__).with_name("torch_gradients.py"))
-        self.process = subprocess.Popen(
-            [python, script, file, str(threads)],
-            env={**os.environ, "OMP_NUM_THREADS": str(threads)},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        first = self.process.stdout.readline()
-        self.facts = json.loads(first) if first else {"names": []}
-
-    def run(self, name: str, count: int):
-        self.process.stdin.write(f"{name}\t{count}\n")
-        self.process.stdin.flush()
-        return json.loads(self.process.stdout.readline())
-
-    def close(self) -> None:
-        self.process.stdin.close()
-        self.process.wait()
-        self.process.stdout.close()
-
-
 def turn(run, count: int):
     """What a turn of the worker answers, for a contender of this process."""
     value, first, _ = measured(run)
@@ -132,13 +105,14 @@ def compare(model: str, python: str, threads: int, repeats: int, count: int):
     with tempfile.TemporaryDirectory() as folder:
         file = str(Path(folder) / "arrays.npz")
         np.savez(file, **arrays)
-        peer = Peer(python, file, threads)
-        names = [*ours, *peer.facts["names"]]
+        peer = PeerProcess(python, "torch_gradients.py", file, str(threads), threads=threads)
+        names = [*ours, *peer.facts.get("names", [])]
         timings = {name: Timing(name) for name in names}
         norms: dict[str, np.ndarray] = {}
         for repeat in range(repeats + 1):  # the first turn compiles
             for name, timing in timings.items():
-                answer = turn(ours[name], count) if name in ours else peer.run(name, count)
+                mine = name in ours
+                answer = turn(ours[name], count) if mine else peer.ask(f"{name}\t{count}")
                 if repeat == 0:
                     timing.first_wall = answer["first"]
                     if "norms" in answer:

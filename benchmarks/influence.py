@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -34,6 +33,7 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
 from common import Timing, emit, goal, machine, measured, table  # noqa: E402
+from peer_process import PeerProcess  # noqa: E402
 
 from jaxpoison import kernels  # noqa: E402
 from jaxpoison.linalg import knn_shapley  # noqa: E402
@@ -43,42 +43,17 @@ _STEPS, _DAMPING, _NEIGHBOURS, _FEW, _FEATURES = 20, 1e-2, 5, 5, 512
 _LAYERS = ((785, 512, 16, 11), (513, 512, 16, 11), (513, 10, 16, 10))  # i, o, k_i, k_o
 
 
-class Peer:
-    """A child process that runs one peer when asked."""
-
-    def __init__(self, name: str, folder: str, arguments: dict[str, Any]) -> None:
-        self.missing: str | None = "no --peers-python"
-        self._answer = Path(folder, "answer.npy")
-        if _ARGS.peers_python is None:
-            return
-        script = Path(__file__).with_name("influence_tools.py")
-        self._process = subprocess.Popen(
-            [_ARGS.peers_python, str(script), name, folder, json.dumps(arguments)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
-        )  # fmt: skip
-        self.missing = self._read().get("missing")
-
-    def _read(self) -> dict[str, Any]:
-        line = self._process.stdout.readline()
-        return json.loads(line) if line else {"missing": "it ended with an error"}
-
-    def run(self) -> tuple[np.ndarray, float, float]:
-        self._process.stdin.write("\n")
-        self._process.stdin.flush()
-        answer = self._read()
-        if "missing" in answer:
-            raise RuntimeError(answer["missing"])
-        return np.load(self._answer), answer["wall"], answer["cpu"]
-
-    def close(self) -> None:
-        if hasattr(self, "_process"):
-            self._process.stdin.close()
-            self._process.wait()
+def peer_of(name: str, folder: str, arguments: dict[str, Any]) -> PeerProcess:
+    words = name, folder, json.dumps(arguments)
+    return PeerProcess(_ARGS.peers_python, "influence_tools.py", *words, threads=_ARGS.threads)
 
 
 def against(
-    ours: dict[str, Callable[[], Any]], peers: dict[str, Peer], repeats: int, *, warm: bool = True
+    ours: dict[str, Callable[[], Any]],
+    peers: dict[str, PeerProcess],
+    repeats: int,
+    *,
+    warm: bool = True,
 ) -> tuple[dict[str, Timing], dict[str, Any]]:
     """Turns of all; each of ours has a warm-up, whose time is its "first s"."""
     timings = {name: Timing(name) for name in (*ours, *peers)}
@@ -151,10 +126,8 @@ def cg(folder: str) -> None:
 
     given = {"x": x, "y": y, "asked": asked, "own": own, "weights": weights}
     saved(given, folder)
-    peer = Peer(
-        "cg_influence", folder,
-        {"steps": _STEPS, "damping": _DAMPING, "batch": _TRAIN_BATCH},
-    )  # fmt: skip
+    knobs = {"steps": _STEPS, "damping": _DAMPING, "batch": _TRAIN_BATCH}
+    peer = peer_of("cg_influence", folder, knobs)
     ours = {
         "jaxpoison, 20 steps": lambda: run(1e-30, _STEPS),
         "jaxpoison, residual 1e-3": lambda: run(1e-3, 200),
@@ -212,7 +185,7 @@ def shapley(folder: str) -> None:
     )
     saved({"x": x, "y": y, "asked": asked, "own": own}, folder)
     knobs = {"neighbours": _NEIGHBOURS, "few": _FEW}
-    peers = {"pyDVL": Peer("shapley_pydvl", folder, knobs)}
+    peers = {"pyDVL": peer_of("shapley_pydvl", folder, knobs)}
     notes = [f"{name}: {peer.missing}" for name, peer in peers.items() if peer.missing]
     peers = {name: peer for name, peer in peers.items() if not peer.missing}
     ours = {"jaxpoison": lambda: knn_shapley(x, y, asked, own, num_neighbours=_NEIGHBOURS)}
@@ -230,7 +203,7 @@ def shapley(folder: str) -> None:
     report(f"kNN-Shapley, {n} x {t} x {d}", timings, errors, goals, notes)
 
     few = asked[:_FEW], own[:_FEW]
-    peer = Peer("shapley_dattri", folder, knobs)
+    peer = peer_of("shapley_dattri", folder, knobs)
     if peer.missing:
         print(f"dattri: {peer.missing}")
         return
@@ -277,7 +250,7 @@ def trak(folder: str) -> None:
         ),
         "jaxpoison, Kronecker of taps": lambda: np.asarray(kronecker(taps)),
     }
-    peer = Peer("trak_dense", folder, {"features": _FEATURES})
+    peer = peer_of("trak_dense", folder, {"features": _FEATURES})
     peers = {} if peer.missing else {"traker, dense": peer}
     notes = [f"Times are of one batch of {batch} rows; {total} rows are {total // batch} of them.",
              "The Kronecker form starts from taps and forms no gradients; its LDS is not "

@@ -1,7 +1,7 @@
 """The other side of benchmarks/influence.py: dattri, pyDVL and traker, in their own environment.
 
-Started by that script with the Python of the peers. Reads a name a line, runs it once, answers with
-one JSON line of seconds; results go to a file. Nothing of ours is imported here.
+Started by that script with the Python of the peers. Runs one peer for each line it reads and
+answers with one JSON line of seconds and the file of the result. Nothing of ours is imported here.
 """
 
 from __future__ import annotations
@@ -124,8 +124,9 @@ def main() -> None:
         value = run()
         wall, after = time.perf_counter() - wall, resource.getrusage(resource.RUSAGE_SELF)
         cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-        np.save(os.path.join(folder, "answer.npy"), value)
-        print(json.dumps({"wall": wall, "cpu": cpu}), file=answers, flush=True)
+        file = os.path.join(folder, "answer.npy")
+        np.save(file, value)
+        print(json.dumps({"wall": wall, "cpu": cpu, "file": file}), file=answers, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """Worker of ekfac.py: EK-FAC by kronfluence and TracIn by captum, in an environment of theirs.
 
-    python benchmarks/torch_influence.py given.npz 1 answer.npz      # started by ekfac.py
+    python benchmarks/torch_influence.py given.npz 1 answer.npy      # started by ekfac.py
 
-Reads the name of a contender a line and answers with a line of JSON, its wall and CPU seconds; what
-it found is in the answer file. Both tools read the rows through their own data loader, as their
+Reads the name of a contender a line and answers with a line of JSON, its wall and CPU seconds and
+the file of what it found. Both tools read the rows through their own data loader, as their
 documentation has it; kronfluence writes its factors and scores to files, as it always does.
 """
 
@@ -133,8 +133,8 @@ def main() -> None:
             cpu, wall = time.process_time(), time.perf_counter()
             run()
             wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-            np.savez(sys.argv[3], value=found())
-            print(json.dumps({"wall": wall, "cpu": cpu}), flush=True)
+            np.save(sys.argv[3], found())
+            print(json.dumps({"wall": wall, "cpu": cpu, "file": sys.argv[3]}), flush=True)
 
 
 if __name__ == "__main__":

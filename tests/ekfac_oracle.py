@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+import tap_oracle as oracle
 from jaxpoison import kernels
 from jaxpoison.linalg.ekfac import RowBatches, fit_ekfac
-
-_SPEC = importlib.util.spec_from_file_location(
-    "tap_oracle", Path(__file__).with_name("tap_oracle.py")
-)
-oracle = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(oracle)
 
 
 def conv(x, w, strides=(1, 1), padding="SAME"):

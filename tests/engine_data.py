@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import scipy.stats
 
 from jaxpoison.sources import open_source
@@ -28,6 +29,24 @@ def planted(seed=0, n=1500, d=24, num_classes=5, shift=8.0, share=SHARE, offset=
     direction = rng.normal(size=d)
     x[is_planted] += shift * direction / np.linalg.norm(direction)
     return (x + offset).astype(np.float32), labels, is_planted
+
+
+def with_small_classes(labels):
+    """Which rows to keep [n] so that class 0 has none, class 1 has one and class 3 has 39."""
+    keep = labels != 0
+    keep[np.flatnonzero(labels == 1)[1:]] = False
+    keep[np.flatnonzero(labels == 3)[39:]] = False
+    return keep
+
+
+def odd_features(x):
+    """Parameters of a test: features that tell little, and planted ones beside useless ones."""
+    constant = np.full((len(x), 3), 9.0, np.float32)
+    return [
+        pytest.param(np.full_like(x, 3.5), id="equal rows"),
+        pytest.param(x[:, :1], id="one feature"),
+        pytest.param(np.hstack([x, constant, x[:, :4]]), id="constant and repeated features"),
+    ]
 
 
 def stream_of(x, labels, *, num_devices=1, num_classes=None, budget_bytes=1 << 30):

@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
 from functools import cache
-from pathlib import Path
 
 import jax
 import numpy as np
 import scipy.stats
 from sklearn.datasets import load_digits
 
+import engine_data as data
 from jaxpoison.detect import LabelViews
 from jaxpoison.detect._ridge_views import NormalEquations
 from jaxpoison.sources import open_source
 from jaxpoison.stream import Stream, make_mesh
 
-
-def load(name):
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-data = load("engine_data")
 KEY = jax.random.key(0)
 SMALL = LabelViews(num_features=256)
 ROWS, CLASSES = 900, 5

@@ -192,10 +192,7 @@ def test_same_key_same_bits_and_another_null_for_another():
 
 
 def test_small_and_empty_classes_are_skipped():
-    keep = np.ones(1500, np.bool_)
-    keep[np.flatnonzero(LABELS == 3)[39:]] = False
-    keep[np.flatnonzero(LABELS == 1)[1:]] = False
-    keep[LABELS == 0] = False
+    keep = data.with_small_classes(LABELS)
     scores = run(X[keep], LABELS[keep])
     small = np.isin(LABELS[keep], [1, 3])
     assert not scores.values[small].any() and not scores.candidates[small].any()
@@ -209,15 +206,7 @@ def test_small_and_empty_classes_are_skipped():
     assert np.isfinite(few.values).all() and np.isfinite(few.statistic).all()
 
 
-@pytest.mark.parametrize(
-    "x",
-    [
-        np.full((1500, 24), 3.5, np.float32),
-        X[:, :1],
-        np.concatenate([X, np.full((1500, 3), 9.0, np.float32), X[:, :4]], axis=1),
-    ],
-    ids=["equal rows", "one feature", "constant and repeated features"],
-)
+@pytest.mark.parametrize("x", data.odd_features(X))
 def test_odd_features(x):
     scores = run(x)
     assert np.isfinite(scores.values).all() and np.isfinite(scores.statistic).all()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import jax
@@ -12,19 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import tap_oracle as oracle
+from ekfac_oracle import agree, conv, dense_loss, fitted, naive
 from jaxpoison import kernels
 from jaxpoison.kernels._ekfac_layers import over_gradients
 from jaxpoison.linalg.ekfac import invert_ekfac
-
-_SPEC = importlib.util.spec_from_file_location(
-    "ekfac_oracle", Path(__file__).with_name("ekfac_oracle.py")
-)
-shared = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(shared)
-
-oracle = shared.oracle
-agree, conv, fitted = shared.agree, shared.conv, shared.fitted
-dense_loss, naive = shared.dense_loss, shared.naive
 
 # benchmarks/ekfac_goldens.py made them with kronfluence 1.0.1 on torch 2.13, in float64
 GOLDENS = np.load(Path(__file__).with_name("ekfac_goldens.npz"))

@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import tap_oracle as oracle
+from ekfac_oracle import agree, dense_loss, fitted
 from jaxpoison import kernels
 from jaxpoison._check import DataError, UsageError
 from jaxpoison.linalg.ekfac import RowBatches, fit_ekfac, invert_ekfac
-
-_SPEC = importlib.util.spec_from_file_location(
-    "ekfac_oracle", Path(__file__).with_name("ekfac_oracle.py")
-)
-shared = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(shared)
-
-oracle = shared.oracle
-agree, dense_loss, fitted = shared.agree, shared.dense_loss, shared.fitted
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import jaxpoison
+from head_oracle import compared, left_out, losses_of, minimum
 from jaxpoison import explain
 from jaxpoison._check import DataError, UsageError
 from jaxpoison.cli import explain as command
@@ -20,8 +21,6 @@ from jaxpoison.detect import _head
 from jaxpoison.report import OutputError, files, load_explanation_schema
 from jaxpoison.scanning import explaining
 from scan_data import X, Y, broken, digits, flat
-from test_influence_retraining import compared, losses_of
-from test_target_influence import minimum
 
 HOSTILE = ["<script>alert(1)</script>", "a\u202eb\x1b[31m", '"><img src=x onerror=y>']
 
@@ -48,18 +47,15 @@ def test_scores_predict_what_retraining_without_a_row_does():
     head = _head.fit_head(x, y, 10)  # a head brings features to a unit of its own
     rows = head.rows.astype(np.float64)
     start = head.weights.astype(np.float64)
-    weights = minimum(rows, y, 10, len(y), start, head.damping)
-    before = losses_of(rows[[row]], y[[row]], weights)[0]
-    assert found.document["row"]["loss"] == pytest.approx(before, rel=1e-3)
-    left_out = [*np.argsort(-np.abs(found.scores))[:10], *range(0, 250, 25)]
-    changes = []
-    for i in [*left_out, row]:
-        kept = np.arange(250) != i
-        without = minimum(rows[kept], y[kept], 10, len(y), weights, head.damping)
-        changes.append(losses_of(rows[[row]], y[[row]], without)[0] - before)
-    pearson, slope = compared(found.scores[left_out], changes[:-1])
+    weights = minimum(rows, y, len(y), start, head.damping)
+    asked = rows[[row]], y[[row]]
+    loss = losses_of(*asked, weights)[0]
+    assert found.document["row"]["loss"] == pytest.approx(loss, rel=1e-3)
+    removed = [*np.argsort(-np.abs(found.scores))[:10], *range(0, 250, 25)]
+    changes, _ = left_out([*removed, row], rows, y, weights, head.damping, *asked)
+    pearson, slope = compared(found.scores[removed], changes[:-1])
     assert pearson >= 0.99 and abs(slope - 1) <= 0.05
-    assert found.document["row"]["self_influence"] == pytest.approx(changes[-1], rel=0.1)
+    assert found.document["row"]["self_influence"] == pytest.approx(changes[-1, 0], rel=0.1)
 
 
 def test_wrong_labels_nearby_are_harmful():

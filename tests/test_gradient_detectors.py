@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-import textwrap
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import engine_data as data
+from device_processes import on_devices
 from jaxpoison._check import UsageError
 from jaxpoison.detect import _gradients, _head
 from jaxpoison.detect._gradients import gradients, trained_leaves
@@ -372,16 +367,6 @@ DEVICES = """
 def test_any_number_of_devices_gives_the_same_bits():
     seen = {}
     for count in (1, 8):
-        env = os.environ | {
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={count}",
-            "JAX_PLATFORMS": "cpu",
-            "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path]),
-        }
-        code = textwrap.dedent(DEVICES)
-        done = subprocess.run(
-            [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
-        number, seen[count] = done.stdout.split()
+        number, seen[count] = on_devices(count, DEVICES).split()
         assert int(number) == count
     assert seen[1] == seen[8]

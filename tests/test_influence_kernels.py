@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from head_oracle import dense_hessian, losses_of, ones, softmax
 from jaxpoison import kernels
 from jaxpoison.kernels import SolveStatus
 from jaxpoison.kernels.head_influence import _loss_influence, _self_influence
@@ -16,32 +17,6 @@ from jaxpoison.kernels.influence import _influence
 from jaxpoison.kernels.softmax_head import _fit, _solve_head
 
 examples = settings(max_examples=10, deadline=None, derandomize=True)
-
-
-def softmax(z):
-    e = np.exp(z - z.max(-1, keepdims=True))
-    return e / e.sum(-1, keepdims=True)
-
-
-def losses_of(x, y, weights):
-    z = x @ weights.T
-    top = z.max(1)
-    return np.log(np.exp(z - top[:, None]).sum(1)) + top - z[np.arange(len(y)), y]
-
-
-def dense_hessian(x, p, total, damping):
-    """[c d, c d] float64 Hessian of ``sum l / total + damping |W|^2 / 2``."""
-    (_, d), c = x.shape, p.shape[1]
-    out = np.zeros((c, d, c, d))
-    for a in range(c):
-        for b in range(a + 1):
-            entry = p[:, a] * ((a == b) - p[:, b]) / total
-            out[a, :, b] = out[b, :, a] = (x * entry[:, None]).T @ x
-    return out.reshape(c * d, c * d) + damping * np.eye(c * d)
-
-
-def ones(x):
-    return np.ones(len(x), np.float32)
 
 
 # Heads, against float64

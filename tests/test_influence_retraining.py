@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_breast_cancer, load_digits
 
+from head_oracle import compared, dense_hessian, left_out, minimum, ones, softmax
 from jaxpoison import kernels
 from jaxpoison.kernels import SolveStatus
 from jaxpoison.linalg import ritz_pairs
@@ -17,41 +18,6 @@ from jaxpoison.linalg import ritz_pairs
 DAMPING = 1e-2  # lambda over n of the sum of losses
 ROWS, LEFT_OUT, QUERIES = 400, 25, 60
 TABLES = ["digits", "breast_cancer"]
-
-
-def softmax(z):
-    e = np.exp(z - z.max(-1, keepdims=True))
-    return e / e.sum(-1, keepdims=True)
-
-
-def losses_of(x, y, weights):
-    z = x @ weights.T
-    top = z.max(1)
-    return np.log(np.exp(z - top[:, None]).sum(1)) + top - z[np.arange(len(y)), y]
-
-
-def dense_hessian(x, p, total, damping):
-    """[c d, c d] float64 Hessian of ``sum l / total + damping |W|^2 / 2``."""
-    (_, d), c = x.shape, p.shape[1]
-    out = np.zeros((c, d, c, d))
-    for a in range(c):
-        for b in range(a + 1):
-            entry = p[:, a] * ((a == b) - p[:, b]) / total
-            out[a, :, b] = out[b, :, a] = (x * entry[:, None]).T @ x
-    return out.reshape(c * d, c * d) + damping * np.eye(c * d)
-
-
-def trained(x, y, classes, total, start):
-    """The minimum to rounding, by Newton steps in float64."""
-    weights = start
-    for _ in range(40):
-        p = softmax(x @ weights.T)
-        gradient = (p - np.eye(classes)[y]).T @ x / total + DAMPING * weights
-        if np.abs(gradient).max() < 1e-11:
-            return weights
-        step = np.linalg.solve(dense_hessian(x, p, total, DAMPING), gradient.ravel())
-        weights = weights - step.reshape(weights.shape)
-    raise AssertionError("Newton's method did not converge")
 
 
 @functools.cache
@@ -65,26 +31,11 @@ def retrained(name):
     classes = y.max() + 1
     asked, own = x[ROWS : ROWS + QUERIES], y[ROWS : ROWS + QUERIES]
     x, y = x[:ROWS], y[:ROWS]
-    weights = trained(x, y, classes, ROWS, np.zeros((classes, x.shape[1])))
+    weights = minimum(x, y, ROWS, np.zeros((classes, x.shape[1])), DAMPING)
     rows = np.arange(0, ROWS, ROWS // LEFT_OUT)
-    changes, own_changes = [], []
-    for i in rows:
-        kept = np.arange(ROWS) != i
-        without = trained(x[kept], y[kept], classes, ROWS, weights)
-        changes.append(losses_of(asked, own, without) - losses_of(asked, own, weights))
-        own_changes.append((losses_of(x, y, without) - losses_of(x, y, weights))[i])
+    changes, own_changes = left_out(rows, x, y, weights, DAMPING, asked, own)
     table = x.astype(np.float32), y, asked.astype(np.float32), own
-    return table, weights.astype(np.float32), rows, np.array(changes).T, np.array(own_changes)
-
-
-def compared(predicted, exact):
-    """Pearson correlation and the slope of the exact values on the predicted ones."""
-    predicted, exact = np.ravel(predicted).astype(np.float64), np.ravel(exact)
-    return np.corrcoef(predicted, exact)[0, 1], np.polyfit(predicted, exact, 1)[0]
-
-
-def ones(x):
-    return np.ones(len(x), np.float32)
+    return table, weights.astype(np.float32), rows, changes.T, own_changes
 
 
 @pytest.mark.parametrize("name", TABLES)

@@ -18,8 +18,6 @@ from jaxpoison.kernels._masked import masked_covariance, masked_mean, masked_qua
 from jaxpoison.kernels._workloads import WORKLOADS, draw, small_workloads
 from jaxpoison.kernels.trimmed import consistency_factor
 
-# Test files are no package, so a helper beside them is loaded by its path.
-
 KEY = jax.random.key(0)
 SMALL = [pytest.param(w, id=w.name) for w in small_workloads()]
 # The few shapes that random examples are padded to, so that they share compilations.

@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
+import label_data as given
+from engine_data import auroc
 from jaxpoison.detect import LabelViews, label_views
 from jaxpoison.detect._discriminants import doubted_rows, usual_margins
-
-_SPEC = importlib.util.spec_from_file_location(
-    "label_data", Path(__file__).with_name("label_data.py")
-)
-given = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(given)
-
-CLASSES, KEY, ROWS, SMALL = given.CLASSES, given.KEY, given.ROWS, given.SMALL
-judge, auroc = given.judge, given.data.auroc
-
+from label_data import CLASSES, KEY, ROWS, SMALL, judge
 
 # --- What is computed -----------------------------------------------------------------------
 

@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import json
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 import scipy.stats
 
+import label_data as given
+from device_processes import on_devices
+from engine_data import auroc
 from jaxpoison._types import Scores
 from jaxpoison.layout import Layout
-
-_SPEC = importlib.util.spec_from_file_location(
-    "label_data", Path(__file__).with_name("label_data.py")
-)
-given = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(given)
-
-CLASSES, KEY, ROWS, SMALL = given.CLASSES, given.KEY, given.ROWS, given.SMALL
-judge, auroc = given.judge, given.data.auroc
+from label_data import CLASSES, KEY, ROWS, SMALL, judge
 
 
 def test_score_keeps_the_detector_protocol():
@@ -221,7 +214,7 @@ DEVICES = """
 
 @pytest.mark.slow
 def test_the_same_bits_on_1_and_8_devices():
-    found = json.loads(given.load("test_devices").on_devices(8, DEVICES))
+    found = json.loads(on_devices(8, DEVICES))
     assert len(set(found.values())) == 4 and len(found) == 8
     for name in found:
         if name.endswith(" 8"):

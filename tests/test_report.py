@@ -19,7 +19,6 @@ import report_sample as sample
 from jaxpoison._check import JaxpoisonError, UsageError
 from jaxpoison.report import FILE_NAMES, OutputError, check_out_dir, files, load_schema
 
-# Test files are no package, so a helper beside them is loaded by its path.
 make_report = sample.make_report
 
 

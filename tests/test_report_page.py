@@ -18,7 +18,6 @@ from jaxpoison.report._text import number, percent, visible
 from jaxpoison.report.png import as_pixels, encode_png, shrink
 from jaxpoison.report.svg import histogram, scatter
 
-# Test files are no package, so a helper beside them is loaded by its path.
 make_report = sample.make_report
 
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,13 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import tap_oracle as oracle
 from jaxpoison import kernels
-
-_SPEC = importlib.util.spec_from_file_location(
-    "tap_oracle", Path(__file__).with_name("tap_oracle.py")
-)
-oracle = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(oracle)
 
 few = settings(max_examples=6, deadline=None, derandomize=True)
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import engine_data as data
+from head_oracle import compared, left_out, minimum
 from jaxpoison import scan
 from jaxpoison._check import DataError, UsageError
 from jaxpoison.detect import TargetInfluence, _head
@@ -17,23 +18,9 @@ from jaxpoison.detect.influence import Targets
 from jaxpoison.scanning import Method, ScanPlan, evidence
 from jaxpoison.scanning.spaces import Space
 from scan_data import TARGET, X, Y, check_consistent, digits, flat, patched, quick
-from test_influence_retraining import compared, dense_hessian, losses_of, softmax
 
 KEY = jax.random.key(0)
 ROWS = 300
-
-
-def minimum(x, y, classes, total, start, damping):
-    """The head of least objective in float64, by Newton steps."""
-    weights = start
-    for _ in range(60):
-        p = softmax(x @ weights.T)
-        gradient = (p - np.eye(classes)[y]).T @ x / total + damping * weights
-        if np.abs(gradient).max() < 1e-11:
-            return weights
-        step = np.linalg.solve(dense_hessian(x, p, total, damping), gradient.ravel())
-        weights = weights - step.reshape(weights.shape)
-    raise AssertionError("Newton's method did not converge")
 
 
 @functools.cache
@@ -45,14 +32,10 @@ def retrained():
     rows = head.rows.astype(np.float64)
     targets = head.of(x[ROWS:]).astype(np.float64)
     y, own = y[:ROWS], y[ROWS:]
-    weights = minimum(rows, y, 10, ROWS, head.weights.astype(np.float64), head.damping)
-    left_out, changes, alone = np.arange(0, ROWS, 15), [], []
-    for i in left_out:
-        kept = np.arange(ROWS) != i
-        without = minimum(rows[kept], y[kept], 10, ROWS, weights, head.damping)
-        changes.append(losses_of(targets, own, without) - losses_of(targets, own, weights))
-        alone.append((losses_of(rows, y, without) - losses_of(rows, y, weights))[i])
-    return head, x[ROWS:], own, left_out, np.array(changes), np.array(alone)
+    weights = minimum(rows, y, ROWS, head.weights.astype(np.float64), head.damping)
+    removed = np.arange(0, ROWS, 15)
+    changes, alone = left_out(removed, rows, y, weights, head.damping, targets, own)
+    return head, x[ROWS:], own, removed, changes, alone
 
 
 def test_scores_predict_leaving_a_row_out():

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import subprocess
-import sys
 
 import jax
 import numpy as np
 import pytest
 
+from device_processes import on_devices
 from jaxpoison import training
 from jaxpoison._check import DataError, NothingToScan, UsageError
 from jaxpoison.sources import open_source
@@ -81,18 +79,8 @@ np.save(sys.argv[1], np.asarray(jax.jit(fitted.model.features)(fitted.model.para
 def test_the_number_of_devices_changes_nothing(tmp_path):
     found = []
     for count in (1, 8):
-        environment = {
-            **os.environ,
-            "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={count}",
-        }
         path = tmp_path / f"{count}.npy"
-        done = subprocess.run(
-            [sys.executable, "-c", DEVICES, str(path)],
-            env=environment, capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.strip() == str(count)
+        assert on_devices(count, DEVICES, path).strip() == str(count)
         found.append(np.load(path))
     assert found[0].std() > 0.1
     np.testing.assert_allclose(found[0], found[1], rtol=0, atol=1e-6)

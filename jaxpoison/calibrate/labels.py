@@ -124,11 +124,6 @@ class LabelAttack(NamedTuple):
     targets: HostArray
     pairs: HostArray
 
-    @property
-    def is_open(self) -> bool:
-        """Whether there is any."""
-        return self.uniform > 0 or bool(self.targets.any()) or bool(self.pairs.any())
-
 
 def label_attack(seen: Flow, agreement: float) -> LabelAttack:
     """Opens the gates of labels: all of them alike, one label, or one pair of classes.
