@@ -151,20 +151,7 @@ def solve(
             step,
             state,
         )
-        residual = b - product(state.x)
-        is_good = jnp.isfinite(residual).all(axis=1)
-        residual = jnp.where(is_good[:, None], residual, b)
-        is_solved = is_good & (jnp.sqrt(_dot(residual, residual)) <= target)
-        z = precondition(residual)
-        status = jnp.where(is_running(state) & is_solved, SolveStatus.SOLVED, state.status)
-        status = jnp.where(is_good, status, SolveStatus.NOT_FINITE)
-        # a row whose recursion was wrong starts anew from its true residual
-        direction = jnp.where(state.is_near[:, None], z, state.direction)
-        x = jnp.where(is_good[:, None], state.x, 0.0)
-        return state._replace(
-            x=x, residual=residual, direction=direction, rho=_dot(residual, z), status=status,
-            is_near=jnp.zeros_like(is_good),
-        )  # fmt: skip
+        return _replaced(state, b, product, precondition, is_running(state), target)
 
     z = precondition(b)
     done = jnp.where(is_finite, SolveStatus.SOLVED, SolveStatus.NOT_FINITE)
@@ -206,6 +193,31 @@ def _step(
         jnp.where((status == SolveStatus.NOT_FINITE)[:, None], 0.0, x), residual, direction,
         jnp.where(moves, rho, state.rho), state.steps + is_active, status,
         state.is_near | (moves & (jnp.sqrt(_dot(residual, residual)) <= target)), state.step + 1,
+    )  # fmt: skip
+
+
+def _replaced(
+    state: _State,
+    b: Array,
+    product: Callable[[Array], Array],
+    precondition: Callable[[Array], Array],
+    is_running: Array,
+    target: Array,
+) -> _State:
+    """The true residual in place of the recursion's, which says what rows are solved."""
+    residual = b - product(state.x)
+    is_good = jnp.isfinite(residual).all(axis=1)
+    residual = jnp.where(is_good[:, None], residual, b)
+    is_solved = is_good & (jnp.sqrt(_dot(residual, residual)) <= target)
+    z = precondition(residual)
+    status = jnp.where(is_running & is_solved, SolveStatus.SOLVED, state.status)
+    status = jnp.where(is_good, status, SolveStatus.NOT_FINITE)
+    # a row whose recursion was wrong starts anew from its true residual
+    direction = jnp.where(state.is_near[:, None], z, state.direction)
+    x = jnp.where(is_good[:, None], state.x, 0.0)
+    return state._replace(
+        x=x, residual=residual, direction=direction, rho=_dot(residual, z), status=status,
+        is_near=jnp.zeros_like(is_good),
     )  # fmt: skip
 
 

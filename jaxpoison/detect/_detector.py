@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from jaxpoison._types import HostArray, Scores
+from jaxpoison._types import Array, Block, HostArray, Scores
 from jaxpoison.stream import Stream
 
 Key = jax.Array
@@ -42,6 +43,11 @@ def fill_rows(out: HostArray, rows: HostArray, mask: HostArray, values: Any) -> 
     """Writes padded per-class results [g, m] back to their rows."""
     keep = mask > 0
     out[rows[keep]] = np.asarray(values)[keep]
+
+
+def flat_rows(block: Block) -> Array:
+    """The rows of a block as vectors [tiles, t, d] float32, for ``Stream.map``."""
+    return block.x.reshape(*block.mask.shape, -1).astype(jnp.float32)
 
 
 def even_subset(rows: HostArray, most: int) -> HostArray:

@@ -154,7 +154,7 @@ def mean_responsibility(
     mask: Array = np.ones(len(head.rows), np.float32)
     if len(targets) * (c - 1) > _MAX_SOLVES:
         mean = np.zeros((c, d))
-        for part in _blocks(len(targets), max(_HELD_FLOATS // (c * d), 1)):
+        for part in row_blocks(len(targets), max(_HELD_FLOATS // (c * d), 1)):
             gradients = kernels.head_gradients(targets[part], labels[part], head.weights)
             mean += np.asarray(gradients).sum(axis=0, dtype=np.float64) / len(targets)
         asked: Array = mean[None].astype(np.float32)
@@ -165,7 +165,7 @@ def mean_responsibility(
         return Responsible(np.asarray(scores)[0], form, _worst(found))
     total, worst = np.zeros(len(mask)), 0.0
     size = min(max(_HELD_FLOATS // (len(mask) * c), 1), len(targets))
-    for part in _blocks(len(targets), size):
+    for part in row_blocks(len(targets), size):
         changes = kernels.head_loss_influence(
             head.rows, mask, head.weights, head.residuals, targets[part], labels[part],
             damping=head.damping, tolerance=_TOLERANCE,
@@ -180,7 +180,7 @@ def mean_responsibility(
 def _by_gradients(head: Head, targets: Array, labels: Array) -> Responsible:
     errors = np.asarray(kernels.softmax_errors(targets @ head.weights.T, labels))
     total = np.zeros(len(head.rows))
-    for part in _blocks(len(targets), max(_HELD_FLOATS // len(total), 1)):
+    for part in row_blocks(len(targets), max(_HELD_FLOATS // len(total), 1)):
         found = kernels.tracin_last_layer(
             head.rows[:, :-1], head.residuals, targets[part, :-1], errors[part]
         )
@@ -212,7 +212,8 @@ def _require_finite(features: Array, name: str) -> None:
         )
 
 
-def _blocks(count: int, size: int) -> Iterator[slice]:
+def row_blocks(count: int, size: int) -> Iterator[slice]:
+    """Slices of at most ``size`` rows that cover ``count`` of them."""
     return (slice(k, min(k + size, count)) for k in range(0, count, size))
 
 

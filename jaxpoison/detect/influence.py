@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 
 from jaxpoison._check import UsageError
-from jaxpoison._types import Array, Block, HostArray, Scores
-from jaxpoison.detect._detector import Key, empty_scores
+from jaxpoison._types import HostArray, Scores
+from jaxpoison.detect._detector import Key, empty_scores, flat_rows
 from jaxpoison.detect._head import DAMPING, fit_head, mean_responsibility
 from jaxpoison.stream import Stream
 
@@ -98,12 +97,8 @@ class TargetInfluence:
 
 def features_of(stream: Stream) -> HostArray:
     """The rows of a stream behind its stage, [n, d] float32, read once."""
-    out: HostArray = stream.memo("flat_features", lambda: stream.map(_rows))
+    out: HostArray = stream.memo("flat_features", lambda: stream.map(flat_rows))
     return out
-
-
-def _rows(block: Block) -> Array:
-    return block.x.reshape(*block.mask.shape, -1).astype(jnp.float32)
 
 
 def _check(features: HostArray, labels: HostArray, num_classes: int) -> None:

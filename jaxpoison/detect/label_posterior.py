@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from jaxpoison._types import HostArray
-from jaxpoison.detect.neighbours import NUM_NEIGHBOURS, nearest_rows
+from jaxpoison.detect.neighbours import NUM_NEIGHBOURS, nearest_rows, neighbour_weights
 from jaxpoison.linalg import one_thread
 from jaxpoison.stream import Stream
 
@@ -26,10 +26,7 @@ def neighbour_shares(stream: Stream) -> HostArray:
     **Cost**: one neighbour search, shared with ``KNNDisagreement``.
     """
     found = nearest_rows(stream, min(NUM_NEIGHBOURS, len(stream) - 1))
-    is_there = found.rows >= 0
-    distance = np.where(is_there, found.distance, 0.0)
-    reach = distance.max(axis=1, keepdims=True)
-    weight = np.where(is_there, np.exp(-((distance / np.where(reach > 0, reach, 1.0)) ** 2)), 0.0)
+    weight = neighbour_weights(found)
     shares = np.zeros((len(stream), stream.num_classes))
     at = np.arange(len(stream))
     for j in range(weight.shape[1]):

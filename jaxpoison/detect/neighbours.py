@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpoison._types import Array, Block, HostArray, Scores
-from jaxpoison.detect._detector import Key, empty_scores
+from jaxpoison.detect._detector import Key, empty_scores, flat_rows
 from jaxpoison.detect.exclusion import inputs_of
 from jaxpoison.kernels import nearest_neighbours, tile_nearest_neighbours
 from jaxpoison.stream import Stream
@@ -60,6 +60,16 @@ def nearest_rows(stream: Stream, num_neighbours: int) -> NearestRows:
 
     found: NearestRows = stream.memo(("nearest_rows", k), make)
     return NearestRows(found.distance[:, :num_neighbours], found.rows[:, :num_neighbours])
+
+
+def neighbour_weights(found: NearestRows) -> HostArray:
+    """How much each of the nearest rows counts: ``exp(-d_ij^2 / d_ik^2)``, [n, k]; 0 for none."""
+    is_there = found.rows >= 0
+    distance = np.where(is_there, found.distance, 0.0)
+    reach = distance.max(axis=1, keepdims=True)
+    ratio = distance / np.where(reach > 0, reach, 1.0)
+    out: HostArray = np.where(is_there, np.exp(-(ratio**2)), 0.0)
+    return out
 
 
 def class_nearest_rows(
@@ -145,7 +155,7 @@ def _bank(stream: Stream) -> tuple[HostArray, HostArray]:
 
 
 def _features(block: Block, projection: Array) -> Array:
-    x = block.x.reshape(*block.mask.shape, -1).astype(jnp.float32)
+    x = flat_rows(block)
     if not projection.shape[1]:
         return x
     return jnp.matmul(x, projection, precision=jax.lax.Precision.HIGHEST)
@@ -253,10 +263,7 @@ class KNNDisagreement:
     def _disagreement(self, stream: Stream) -> HostArray:
         k = min(self.num_neighbours, len(stream) - 1)
         found = nearest_rows(stream, k)
-        is_there = found.rows >= 0
-        reach = np.max(np.where(is_there, found.distance, 0.0), axis=1, keepdims=True)
-        ratio = np.where(is_there, found.distance, 0.0) / np.where(reach > 0, reach, 1.0)
-        weight = np.where(is_there, np.exp(-(ratio**2)), 0.0)
+        weight = neighbour_weights(found)
         weight *= k / np.maximum(weight.sum(axis=1, keepdims=True), 1e-30)
         labels = stream.labels[np.maximum(found.rows, 0)]
         expected = k * stream.counts / len(stream)

@@ -8,9 +8,9 @@ from typing import Literal, NamedTuple, TypeAlias
 import numpy as np
 
 from jaxpoison._check import UsageError
-from jaxpoison._types import Array, Block, HostArray, Scores
-from jaxpoison.detect._detector import Key
-from jaxpoison.detect._head import DAMPING, Head, fit_head, probabilities
+from jaxpoison._types import HostArray, Scores
+from jaxpoison.detect._detector import Key, flat_rows
+from jaxpoison.detect._head import DAMPING, Head, fit_head, probabilities, row_blocks
 from jaxpoison.detect._two_groups import two_groups
 from jaxpoison.linalg import one_thread
 from jaxpoison.stream import Stream
@@ -84,8 +84,7 @@ class SelfInfluence:
         """
         if not 0.0 < self.damping < np.inf:
             raise UsageError(f"damping is {self.damping}; give a positive finite number")
-        rows = stream.map(_features)
-        rows = rows.reshape(len(rows), -1)
+        rows = stream.map(flat_rows)  # features_of would hold them as long as the stream
         is_finite: HostArray = np.isfinite(rows).min(axis=1, initial=True)
         good = np.flatnonzero(is_finite)
         labels = stream.labels[good]
@@ -103,14 +102,10 @@ class SelfInfluence:
         return Scores(groups.values, groups.statistic, null, groups.candidates, info)
 
 
-def _features(block: Block) -> Array:
-    return block.x
-
-
 def _by_factors(head: Head, labels: HostArray) -> HostArray:
     """``g^T H^-1 g / n`` [n] with H diagonal in the basis of the two factors' eigenvectors."""
     (n, d), c = head.rows.shape, len(head.weights)
-    chunks = [slice(start, start + _CHUNK_ROWS) for start in range(0, n, _CHUNK_ROWS)]
+    chunks = list(row_blocks(n, _CHUNK_ROWS))
     inputs, outputs = np.zeros((d, d)), np.zeros((c, c))
     for part in chunks:
         x, p = head.rows[part].astype(np.float64), probabilities(head, head.rows[part])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -142,17 +143,7 @@ def fit_ekfac(
     if iter(batches) is batches:
         raise UsageError("batches must be iterable twice, such as a list or RowBatches")
 
-    def drawn() -> Iterator[tuple[Any, Any]]:
-        first = 0
-        for batch, mask in batches:
-            num_rows = len(jax.tree.leaves(batch)[0])
-            if logits_fn is not None:
-                inputs, _, *others = batch
-                labels = sample_labels(params, inputs, key, logits_fn=logits_fn, first_row=first)
-                batch = (inputs, labels, *others)
-            first += num_rows
-            yield batch, mask
-
+    drawn = partial(_drawn, params, batches, logits_fn, key)
     knobs: Any = {"chunk": chunk, "trainable": trainable}
     sums = _total(ekfac_moments(loss_fn, params, b, m, **knobs) for b, m in drawn())
     num_rows, lost = int(sums.num_rows), int(sums.num_not_finite)
@@ -236,6 +227,23 @@ def invert_ekfac(
         others.append(full.astype(np.float32))
     inverse = EKFACInverse(fit.basis, tuple(weights), tuple(others), float(fit.num_rows))
     return EKFACDamped(jax.device_put(inverse), used, _treatment(fit, used, rest), errors)
+
+
+def _drawn(
+    params: Any,
+    batches: Iterable[tuple[Any, Any]],
+    logits_fn: Callable[[Any, Any], Array] | None,
+    key: Array | None,
+) -> Iterator[tuple[Any, Any]]:
+    """The batches, with labels drawn from the model's probabilities if it has a ``logits_fn``."""
+    if logits_fn is None:
+        yield from batches
+        return
+    first = 0
+    for (inputs, _, *others), mask in batches:
+        labels = sample_labels(params, inputs, key, logits_fn=logits_fn, first_row=first)
+        first += len(labels)
+        yield (inputs, labels, *others), mask
 
 
 def _treatment(fit: EKFACFit, damping: dict[str, float], rest: str) -> dict[str, str]:

@@ -15,7 +15,7 @@ from jaxpoison.report import Report
 from jaxpoison.scanning import evidence as gathering
 from jaxpoison.scanning.assemble import Outcome, assemble
 from jaxpoison.scanning.grow import grown
-from jaxpoison.scanning.plan import Method, Resources, ScanPlan
+from jaxpoison.scanning.plan import Method, Resources, ScanPlan, name_of
 from jaxpoison.scanning.ranking import ranked
 from jaxpoison.scanning.rates import score_seconds, train_seconds
 from jaxpoison.scanning.spaces import (
@@ -24,6 +24,7 @@ from jaxpoison.scanning.spaces import (
     input_space,
     last_space,
     layer_spaces,
+    silent,
     witness_stream,
 )
 from jaxpoison.scanning.targets import Asked, read_targets, targets_in
@@ -100,11 +101,11 @@ def scan(
         NothingToScan: No class has enough rows.
     """
     plan = ScanPlan(
-        data=_name(x),
-        labels=None if y is None else _name(y),
-        features=None if features is None else _name(features),
-        trusted=None if trusted is None else _name(trusted),
-        target=None if target is None else _name(target),
+        data=name_of(x),
+        labels=None if y is None else name_of(y),
+        features=None if features is None else name_of(features),
+        trusted=None if trusted is None else name_of(trusted),
+        target=None if target is None else name_of(target),
         method=Method(
             detectors=None if detectors is None else tuple(detectors),
             seed=seed,
@@ -115,7 +116,7 @@ def scan(
     )
     source = open_source(x, y)
     rows = None if features is None else open_source(features, role="features")
-    return _run(plan, source, rows, trusted, target, model, progress or _silent)
+    return _run(plan, source, rows, trusted, target, model, progress or silent)
 
 
 def run(plan: ScanPlan, *, progress: ProgressFn | None = None) -> Report:
@@ -127,15 +128,7 @@ def run(plan: ScanPlan, *, progress: ProgressFn | None = None) -> Report:
     """
     source = open_source(plan.data, plan.labels)
     rows = None if plan.features is None else open_source(plan.features, role="features")
-    return _run(plan, source, rows, plan.trusted, plan.target, None, progress or _silent)
-
-
-def _silent(stage: str, done: int, total: int) -> None:
-    """Shows nothing."""
-
-
-def _name(value: Any) -> str:
-    return str(value) if isinstance(value, str) or hasattr(value, "__fspath__") else "<array>"
+    return _run(plan, source, rows, plan.trusted, plan.target, None, progress or silent)
 
 
 def _run(

@@ -15,8 +15,8 @@ from jaxpoison.detect.influence import features_of
 from jaxpoison.models import Model
 from jaxpoison.report import Example, Explanation, Pictures, class_names_of
 from jaxpoison.scanning.execute import Opened, make_spaces, open_data
-from jaxpoison.scanning.plan import Method, Resources, ScanPlan
-from jaxpoison.scanning.spaces import ProgressFn, Space, last_space
+from jaxpoison.scanning.plan import Method, Resources, ScanPlan, name_of
+from jaxpoison.scanning.spaces import ProgressFn, Space, last_space, silent
 from jaxpoison.sources import open_source
 from jaxpoison.stream import Stream, make_mesh, use_compile_cache
 
@@ -91,11 +91,11 @@ def explain(
     """
     started = time.perf_counter()
     row, top = _integer("row", row, 0, None), _integer("top", top, 1, MAX_TOP)
-    tell = progress or _silent
+    tell = progress or silent
     plan = ScanPlan(
-        data=_name(x),
-        labels=None if y is None else _name(y),
-        features=None if features is None else _name(features),
+        data=name_of(x),
+        labels=None if y is None else name_of(y),
+        features=None if features is None else name_of(features),
         method=Method(seed=seed, drop_nonfinite=drop_nonfinite),
         resources=Resources(budget_mb=budget_mb),
     )
@@ -160,10 +160,8 @@ def _document(
     data: Opened, found: _Found, chosen: tuple[list[int], list[int]], plan: ScanPlan, space: str,
     row: int, top: int, timing: dict[str, float],
 ) -> dict[str, Any]:  # fmt: skip
-    head, place, schema = found.head, found.place, data.source.schema
+    head, schema = found.head, data.source.schema
     names = class_names_of(data.classes, schema.class_names)
-    p = probabilities(head, head.rows[place : place + 1])[0]
-    own, guess = int(data.dense[place]), int(p.argmax())
     helpful, harmful = ([_entry(data, found, k, names) for k in rows] for rows in chosen)
     return {
         "schema": "jaxpoison.explanation/1",
@@ -179,17 +177,7 @@ def _document(
         "n_classes": len(data.classes),
         "n_dropped": int(data.inspection.num_rows - len(data.dense)),
         "unit": "predicted change of the loss of the row, in nats, when the other row is removed",
-        "row": {
-            "index": row,
-            "label": int(data.classes[own]),
-            "class_name": names[own],
-            "predicted": int(data.classes[guess]),
-            "predicted_name": names[guess],
-            "probability": float(p[own]),
-            "predicted_probability": float(p[guess]),
-            "loss": float(-np.log(max(float(p[own]), 1e-300))),
-            "self_influence": found.own,
-        },
+        "row": _prediction(data, found, row, names),
         "helpful": helpful,
         "harmful": harmful,
         "classes": _by_class(data, found, names),
@@ -209,6 +197,23 @@ def _document(
             "top": top, "seed": plan.method.seed, "drop_nonfinite": plan.method.drop_nonfinite,
         },
     }  # fmt: skip
+
+
+def _prediction(data: Opened, found: _Found, row: int, names: list[str]) -> dict[str, Any]:
+    """What the head says of the row itself."""
+    p = probabilities(found.head, found.head.rows[found.place : found.place + 1])[0]
+    own, guess = int(data.dense[found.place]), int(p.argmax())
+    return {
+        "index": row,
+        "label": int(data.classes[own]),
+        "class_name": names[own],
+        "predicted": int(data.classes[guess]),
+        "predicted_name": names[guess],
+        "probability": float(p[own]),
+        "predicted_probability": float(p[guess]),
+        "loss": float(-np.log(max(float(p[own]), 1e-300))),
+        "self_influence": found.own,
+    }
 
 
 def _entry(data: Opened, found: _Found, k: int, names: list[str]) -> dict[str, Any]:
@@ -282,11 +287,3 @@ def _integer(name: str, value: Any, low: int, high: int | None) -> int:
         most = "" if high is None else f" to {high}"
         raise UsageError(f"{name}: {value!r}; give a whole number from {low}{most}")
     return int(value)
-
-
-def _name(value: Any) -> str:
-    return str(value) if isinstance(value, str) or hasattr(value, "__fspath__") else "<array>"
-
-
-def _silent(stage: str, done: int, total: int) -> None:
-    """Shows nothing."""

@@ -36,6 +36,8 @@ def grown(
     columns = [each.scores.values for each in evidence]
     if opinion is not None:
         columns += [opinion.margins, opinion.depth]
+    if not columns:
+        return findings
     return [
         _grown(found, columns, labels, fdr) if found.confirmed and found.kind in _KINDS else found
         for found in findings
@@ -49,8 +51,6 @@ def _grown(
     if len(mine) > _MAX_ROWS:
         rest = np.setdiff1d(mine, found.rows, assume_unique=True)
         mine = np.union1d(found.rows, even_subset(rest, _MAX_ROWS))
-    if not columns:
-        return found
     table = np.stack([column[mine] for column in columns], axis=1)
     known = np.isin(mine, found.rows, assume_unique=True)
     like = detect.likeness(np.nan_to_num(table), known)

@@ -151,3 +151,8 @@ class ScanPlan:
         if self.method.detectors is not None:  # as JSON has it
             plan["method"]["detectors"] = list(self.method.detectors)
         return plan
+
+
+def name_of(given: Any) -> str:
+    """How a plan names what was given: as typed, or as an array."""
+    return str(given) if isinstance(given, str) or hasattr(given, "__fspath__") else "<array>"

@@ -34,6 +34,10 @@ _HELD_SHARE = 4  # layers are held in memory up to this part of the budget, then
 ProgressFn = Callable[[str, int, int], None]
 
 
+def silent(stage: str, done: int, total: int) -> None:
+    """Shows no progress."""
+
+
 class Space(NamedTuple):
     """One way to look at all rows.
 

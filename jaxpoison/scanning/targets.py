@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxpoison._check import DataError, JaxpoisonError, UsageError
 from jaxpoison._types import Array, Block, HostArray
-from jaxpoison.detect.influence import Targets
+from jaxpoison.detect.influence import Targets, features_of
 from jaxpoison.models import Model
 from jaxpoison.scanning.spaces import Space
 from jaxpoison.sources import Source, open_source
@@ -81,7 +81,7 @@ def targets_in(asked: Asked, space: Space, model: Model | None) -> Targets:
     stage = None if model is not None else space.stream.stage
     c, mesh = space.stream.num_classes, space.stream.mesh
     stream = Stream(asked.source, asked.labels, c, mesh, stage)
-    features = stream.map(_plain) if model is None else stream.map(_features, model)
+    features = features_of(stream) if model is None else stream.map(_features, model)
     if not np.isfinite(features).all():
         row = int(np.argmin(np.isfinite(features).all(axis=1)))
         raise DataError(
@@ -94,10 +94,6 @@ def _features(block: Block, model: Model) -> Array:
     x = block.x.reshape(-1, *block.x.shape[2:])
     features = model.features(model.params, x).astype(jnp.float32)
     return features.reshape(*block.mask.shape, -1)
-
-
-def _plain(block: Block) -> Array:
-    return block.x.reshape(*block.mask.shape, -1).astype(jnp.float32)
 
 
 def _file(path: Path, name: str) -> tuple[Source, HostArray]:

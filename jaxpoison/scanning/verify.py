@@ -47,11 +47,15 @@ class LabelEvidence(NamedTuple):
 
     Attributes:
         opinion: Of every row.
+        flow: How rows lie between the classes.
+        attack: What of that is an attack on labels.
         again: [n] bool of rows known to be poison -> the same without them.
         posterior: -> [n, c] probability of every label, or None where it can not be fitted.
     """
 
     opinion: Opinion
+    flow: Flow
+    attack: LabelAttack
     again: Callable[[HostArray], LabelEvidence]
     posterior: Callable[[], HostArray | None]
 
@@ -68,7 +72,10 @@ def label_evidence(jobs: list[gathering.Job], seed: int) -> LabelEvidence | None
         return evidence(job.detector.rejudge(job.stream, opinion, known, key=key))
 
     def evidence(of: Opinion) -> LabelEvidence:
-        return LabelEvidence(of, again, lambda: _posterior(job.stream, of))
+        labels, c = job.stream.labels, job.stream.num_classes
+        seen = calibrate.flow(of.depth, of.taken_for, labels, c)
+        attack = calibrate.label_attack(seen, float((of.margins < 0).mean()))
+        return LabelEvidence(of, seen, attack, again, lambda: _posterior(job.stream, of))
 
     return evidence(opinion)
 
@@ -126,7 +133,7 @@ def verify(
     known = np.zeros(len(witness), np.bool_)
     for found in findings:
         known[found.rows] |= found.confirmed and found.kind == "backdoor"
-    if labels is not None and known.any() and _attack(labels.opinion, witness)[1].uniform <= 0:
+    if labels is not None and known.any() and labels.attack.uniform <= 0:
         # what is left of the poison was hidden by what these rows taught
         labels = labels.again(known)
         shared = [*shared, *_traits(witness, labels, num_features)]
@@ -201,12 +208,11 @@ def _labelled(
 
     Also the open classes, and the doubt of every label where wrong ones are spread evenly.
     """
-    labels, opinion, doubt = witness.labels, evidence.opinion, None
-    seen, attack = _attack(opinion, witness)
+    labels, opinion, attack, doubt = witness.labels, evidence.opinion, evidence.attack, None
     posterior = evidence.posterior() if attack.uniform > 0 else None
     if posterior is None:
         found = calibrate.label_findings(
-            seen, attack, opinion.depth, opinion.taken_for, labels, fdr
+            evidence.flow, attack, opinion.depth, opinion.taken_for, labels, fdr
         )
     else:
         found = calibrate.uniform_findings(posterior, labels, fdr)
@@ -216,7 +222,7 @@ def _labelled(
     for each in found:
         other = named.get(each.target)
         if other is None:
-            findings.append(_kind_of_labels(each, opinion, labels))
+            findings.append(_of_part(each, opinion, labels))
         elif other.kind == "label_flip":
             # what sets single groups apart says nothing of how many labels are wrong
             findings = [each if kept is other else kept for kept in findings]
@@ -225,13 +231,6 @@ def _labelled(
     if attack.uniform > 0:
         open_labels[:] = False  # all alike: none is to be preferred
     return findings, open_labels, doubt
-
-
-def _attack(opinion: Opinion, witness: Stream) -> tuple[Flow, LabelAttack]:
-    """How rows lie between the classes, and what of it is an attack on labels."""
-    labels, c = witness.labels, witness.num_classes
-    seen = calibrate.flow(opinion.depth, opinion.taken_for, labels, c)
-    return seen, calibrate.label_attack(seen, float((opinion.margins < 0).mean()))
 
 
 def _by_labels(
@@ -245,20 +244,15 @@ def _by_labels(
         and len(found.rows) <= 2.0 * attack.uniform * (labels == found.target).sum()
     ):
         return found._replace(kind="label_flip", source=None)
+    return _of_part(found, opinion, labels)
+
+
+def _of_part(found: calibrate.Finding, opinion: Opinion, labels: HostArray) -> calibrate.Finding:
+    """Rows that are one coherent part of a class are those of a subpopulation."""
     if found.source is None:
         return found
     spread = coherence(opinion, labels, found.rows, found.source)
-    return found._replace(kind=calibrate.kind_of_part(spread, "backdoor"))
-
-
-def _kind_of_labels(
-    found: calibrate.Finding, opinion: Opinion, labels: HostArray
-) -> calibrate.Finding:
-    """Wrong labels of one coherent part of a class are those of a subpopulation."""
-    if found.source is None:
-        return found
-    spread = coherence(opinion, labels, found.rows, found.source)
-    return found._replace(kind=calibrate.kind_of_part(spread, "label_flip"))
+    return found._replace(kind=calibrate.kind_of_part(spread, found.kind))
 
 
 def _extended(
