@@ -379,3 +379,14 @@ def test_slips_of_a_common_class_into_a_rare_one_are_no_attack(slips, opens):
     found = label_attack(flow(depth, other, labels, 4), 0.9)
     assert bool(found.pairs[0, 1]) == opens
     assert found.uniform == 0 and (opens or not found.targets.any())
+
+
+@pytest.mark.parametrize(("beyond", "opens"), [(21, False), (35, True)])
+def test_rows_that_end_short_of_the_median_are_no_attack(beyond, opens):
+    """The boundary of a rare label lies deep inside it, and honest rows pile up behind it."""
+    labels = np.repeat([0, 1, 2, 3], [280, 3300, 500, 500])
+    depth, other = np.full(len(labels), -1.0), (labels + 1) % 4
+    rows = np.flatnonzero(labels == 0)[: 38 + beyond]
+    depth[rows], other[rows] = np.where(np.arange(len(rows)) < 38, 0.9, 1.1), 1
+    found = label_attack(flow(depth, other, labels, 4), 0.9)
+    assert bool(found.pairs[0, 1]) == opens and found.pairs.sum() == opens

@@ -17,6 +17,7 @@ _PAIR_RATE, _PAIR_DEEP, _PAIR_NEAR = 0.02, 4, 8
 _RISE = 1.2  # deep rows over those a quarter to half of the way there
 _CLEAR = 1.5  # rows near the other class over those near the boundary, to be flagged at all
 _PAIR_VALLEY = 3.5  # rows near the other class over those near the boundary
+_PAIR_TOP = 1.5  # standard errors that rows short of the median row may outnumber those beyond it
 _CONCENTRATED = 0.8  # of the deep rows, in a quarter of the pairs
 _MIN_AGREEMENT = 0.5  # of rows with their label: else nothing is known of labels
 _ONE_WAY = 3.0  # deep rows one way over those the other way: honest confusion goes both ways
@@ -149,12 +150,24 @@ def label_attack(seen: Flow, agreement: float) -> LabelAttack:
         & (2.0 * deep / counts >= _PAIR_RATE)
         & (2.0 * deep >= _HONEST_NOISE * seen.counts)
         & (deep >= _ONE_WAY * (deep.T + 0.5))
+        & _is_deepest(seen)
         & (np.minimum(seen.counts[:, None], seen.counts) >= _MIN_CLASS)
     )
     uniform = seen.uniform if seen.uniform >= _UNIFORM_RATE else 0.0
     if len(seen.counts) == 2:  # one other class: not many, and confusion with it is all there is
         targets = np.zeros(2, np.bool_)
     return LabelAttack(uniform, targets, pairs)
+
+
+def _is_deepest(seen: Flow) -> HostArray:
+    """[c, c] whether as many rows lie beyond the median row as just before it, but for chance.
+
+    So it is with rows of another class. The boundary of a rare label lies so far inside it that
+    its own rows seem deep in a class many times as common, but they end before the median there.
+    """
+    beyond, before = seen.pairs[..., -1], seen.pairs[..., -2]
+    out: HostArray = before - beyond <= _PAIR_TOP * np.sqrt(before + beyond)
+    return out
 
 
 def label_findings(
