@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from jaxpoison import attacks, detect, evaluate, kernels, models, sources
+    from jaxpoison import attacks, certify, detect, evaluate, kernels, models, sources
     from jaxpoison.report import Report
     from jaxpoison.scanning import explain, scan
 
@@ -20,6 +20,7 @@ __all__ = [
     "Report",
     "__version__",
     "attacks",
+    "certify",
     "detect",
     "evaluate",
     "explain",
@@ -34,7 +35,7 @@ _MEMBERS = {
     "explain": "jaxpoison.scanning",
     "scan": "jaxpoison.scanning",
 }
-_ROOMS = frozenset({"attacks", "detect", "evaluate", "kernels", "models", "sources"})
+_ROOMS = frozenset({"attacks", "certify", "detect", "evaluate", "kernels", "models", "sources"})
 
 
 def __getattr__(name: str) -> object:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Protocol, TypeAlias
 
@@ -84,7 +84,11 @@ class Stage:
 
 
 def compiled(
-    fn: Callable[..., Any], *, static: tuple[str, ...] = (), donate: tuple[str, ...] = ()
+    fn: Callable[..., Any],
+    *,
+    static: tuple[str, ...] = (),
+    donate: tuple[str, ...] = (),
+    single_thread: bool = False,
 ) -> Callable[..., Any]:
     """Compiles a pure function for rooms that may not call jit themselves.
 
@@ -92,11 +96,13 @@ def compiled(
         fn: A module-level function.
         static: Names of arguments that are configuration.
         donate: Names of arguments whose memory the result may take over.
+        single_thread: A CPU device runs it on one thread, for programs that run side by side.
 
     Returns:
         The compiled function.
     """
-    return jax.jit(fn, static_argnames=static, donate_argnames=donate)
+    options: Any = {"xla_cpu_multi_thread_eigen": False} if single_thread else None
+    return jax.jit(fn, static_argnames=static, donate_argnames=donate, compiler_options=options)
 
 
 def make_mesh(num_devices: int | None = None) -> Mesh:
@@ -112,7 +118,7 @@ def _spec(*axes: str) -> PartitionSpec:
     return PartitionSpec(*axes)  # type: ignore[no-untyped-call]  # jax leaves it without types
 
 
-def _mesh_of_solvers(mesh: Mesh) -> Mesh:
+def mesh_of_solvers(mesh: Mesh) -> Mesh:
     """The devices that may run eigendecompositions side by side: one, if they are CPU devices.
 
     CPU devices share one pool of threads. A decomposition holds a thread while it waits for others
@@ -121,6 +127,11 @@ def _mesh_of_solvers(mesh: Mesh) -> Mesh:
     """
     devices = mesh.devices.flat
     return Mesh(np.array(devices[:1]), (_AXIS,)) if devices[0].platform == "cpu" else mesh
+
+
+def place(tree: Any, mesh: Mesh, index: int) -> Any:
+    """A pytree of arrays on one device of the mesh, counted round."""
+    return jax.device_put(tree, mesh.devices.flat[index % mesh.size])
 
 
 def _at_device(tree: Any) -> Any:
@@ -222,15 +233,7 @@ class Stream:
         """The same rows behind a stage (of which a stream has one at the most)."""
         if self.stage is not None:
             raise ValueError("this stream has a stage already; compose the two functions instead")
-        return Stream(
-            self.source,
-            self.labels,
-            self.num_classes,
-            self.mesh,
-            stage,
-            self.budget_bytes,
-            self.progress,
-        )
+        return replace(self, stage=stage)
 
     def memo(self, key: Any, make: Callable[[], Any]) -> Any:
         """A value computed once for this stream, so that detectors share passes."""
@@ -293,7 +296,7 @@ class Stream:
         fewest, most = _GROUPS
         group = most if count > fewest else fewest
         group = min(group, 1 << int(np.log2(max(_GROUP_ROWS // max(rows, 1), 1))))
-        mesh = _mesh_of_solvers(self.mesh)
+        mesh = mesh_of_solvers(self.mesh)
         step = group * mesh.size
 
         def stack(a: Any, start: int) -> Any:

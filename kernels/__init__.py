@@ -49,6 +49,9 @@ from .influence import gradient_products as gradient_products
 from .influence import influence as influence
 from .influence import low_rank_influence as low_rank_influence
 from .influence import low_rank_self_influence as low_rank_self_influence
+from .kernel_ridge import gathered_scores as gathered_scores
+from .kernel_ridge import gram_block as gram_block
+from .kernel_ridge import kernel_ridge as kernel_ridge
 from .kmeans import KMeans as KMeans
 from .kmeans import kmeans as kmeans
 from .krylov import Krylov as Krylov
@@ -82,6 +85,9 @@ from .softmax_head import SoftmaxFit as SoftmaxFit
 from .softmax_head import fit_softmax_head as fit_softmax_head
 from .softmax_head import head_gradients as head_gradients
 from .softmax_head import solve_head as solve_head
+from .subset_classifiers import ClassMeans as ClassMeans
+from .subset_classifiers import class_means as class_means
+from .subset_classifiers import neighbour_counts as neighbour_counts
 from .taps import ConvGeometry as ConvGeometry
 from .taps import Layer as Layer
 from .taps import Tap as Tap

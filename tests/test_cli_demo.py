@@ -13,7 +13,13 @@ import pytest
 import jaxpoison
 from jaxpoison._check import UsageError
 from jaxpoison.cli import main
-from jaxpoison.cli.demo import choose_folder, compare, load_images, plant
+from jaxpoison.cli.demo import (
+    choose_folder,
+    compare,
+    explain_certificate,
+    load_images,
+    plant,
+)
 
 
 @pytest.fixture
@@ -113,11 +119,13 @@ def test_demo_scans_the_file_and_reads_the_truth_after(
     monkeypatch.setitem(sys.modules, "jaxpoison.scanning", fake)
     monkeypatch.setattr(jaxpoison, "scanning", fake, raising=False)
     monkeypatch.setattr("jaxpoison.cli.demo.load_images", lambda: ("Noise", *images))
+    monkeypatch.setattr("jaxpoison.cli.demo.certify_digits", lambda out, *, quiet: out.name)
     assert main(["demo", "--out", str(out)]) == status
     text = capsys.readouterr().out
     hits = 5 if finds else 0
     assert f"{hits} of 5 planted rows found" in text
     assert f"report: {out / 'report' / 'report.html'}" in text
+    assert text.splitlines()[-1] == "certified"
     (plan,) = seen
     assert set(np.load(plan["data"]).files) == {"x", "y"}
     assert plan["method"] == {} and plan["labels"] is None
@@ -131,8 +139,28 @@ def test_demo_keeps_what_is_in_the_folder(tmp_path, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ["precious"]
 
 
+def test_one_prediction_is_explained_from_its_votes():
+    columns = {
+        "index": [4, 5, 6, 7], "label": [1, 1, 2, 0], "prediction": [1, 1, 2, 2],
+        "radius": [9, 3, 5, 8], "votes_first": [14, 9, 11, 13], "votes_second": [1, 8, 1, 2],
+        "runner_up": [0, 2, 0, 0],
+    }  # fmt: skip
+    document = {"subsets": 20, "train": {"rows": 1000}, "test": {"rows": 4}}
+    report = SimpleNamespace(
+        document=document, columns={name: np.array(v) for name, v in columns.items()}
+    )
+    text = explain_certificate(report, "COMMAND")
+    assert "COMMAND" in text and "20 models" in text and "1,000 images" in text
+    # the right rows have radii 9, 3 and 5: row 6 is in the middle
+    assert "Image 6 is a 2, say 11 of them; 0 comes next with 1." in text
+    assert "lead of 10 by 2" in text and "So 5 of them" in text and "radius 5" in text
+    assert "50 % are predicted rightly with a radius of 5 or more" in text
+
+
 @pytest.mark.slow
 def test_demo_finds_the_poison(tmp_path, capsys):
     assert main(["demo", "--out", str(tmp_path / "demo")]) == 0
-    assert "planted rows found" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "planted rows found" in text and "predicted rightly with a radius of" in text
+    assert (tmp_path / "demo" / "certified" / "certificate.html").stat().st_size > 1000
     assert (tmp_path / "demo" / "report" / "report.html").stat().st_size > 1000

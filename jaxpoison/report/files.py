@@ -26,6 +26,8 @@ FILE_NAMES = (
     "report.json",
 )
 EXPLANATION_NAMES = ("explanation.html", "explanation.json")
+CERTIFICATE_NAMES = ("predictions.parquet", "certificate.html", "certificate.json")
+WORK_NAME = ".work"  # votes of a run that is not done, in the folder of its output
 _FIXED_COLUMNS = (
     "index",
     "label",
@@ -56,13 +58,14 @@ def read_schema(name: str) -> dict[str, Any]:
     return schema
 
 
-def check_out_dir(path: str | os.PathLike[str]) -> Path:
+def check_out_dir(path: str | os.PathLike[str], *, resume: bool = False) -> Path:
     """Checks that a report could be written to a folder; changes nothing on disk.
 
     Call it before a long scan.
 
     Args:
       path: a folder that does not exist yet, or an empty one.
+      resume: it may hold the votes of a run that was cut off.
 
     Returns:
       The folder as an absolute path, links resolved.
@@ -76,7 +79,7 @@ def check_out_dir(path: str | os.PathLike[str]) -> Path:
     try:
         out = Path(path).resolve()
         if out.is_dir():
-            _check_empty(out)
+            _check_empty(out, resume)
             parent = out
         else:
             parent = out
@@ -87,16 +90,22 @@ def check_out_dir(path: str | os.PathLike[str]) -> Path:
                     f"out_dir {str(path)!r}: {str(parent)!r} is not a folder; choose another folder"
                 )
     except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links, up to Python 3.12
-        raise _explain(error, Path(path)) from error
+        raise explain_failure(error, Path(path)) from error
     if not os.access(parent, os.W_OK | os.X_OK):
-        raise _explain(PermissionError(errno.EACCES, "permission denied"), parent)
+        raise explain_failure(PermissionError(errno.EACCES, "permission denied"), parent)
     return out
 
 
-def _check_empty(out: Path) -> None:
-    first = next(iter(sorted(os.listdir(out))), None)
+def _check_empty(out: Path, resume: bool) -> None:
+    held = [name for name in sorted(os.listdir(out)) if not (resume and name == WORK_NAME)]
+    if held == [WORK_NAME]:
+        raise UsageError(
+            f"out_dir {str(out)!r} holds the votes of a run that was cut off; go on with it "
+            f"(--resume), or remove {WORK_NAME!r} there"
+        )
+    first = next((name for name in held if name != WORK_NAME), None)
     if first is not None:
-        ours = first in (*FILE_NAMES, *EXPLANATION_NAMES)
+        ours = first in (*FILE_NAMES, *EXPLANATION_NAMES, *CERTIFICATE_NAMES)
         what = "an earlier report" if ours else f"files, such as {first!r}"
         raise UsageError(
             f"out_dir {str(out)!r} already holds {what}; choose another folder or remove it"
@@ -111,7 +120,7 @@ def write_report(report: Report, out_dir: str | os.PathLike[str]) -> Path:
     check_out_dir(out_dir)
     texts = {"report.html": render_html(report), "report.json": to_json(report.report)}
     savers: dict[str, Callable[[IO[bytes]], object]] = {
-        "scores.parquet": lambda file: _save_parquet(columns, file),
+        "scores.parquet": lambda file: save_parquet(columns, file),
         "clean_index.npy": lambda file: _save_npy(report.clean_indices(), file),
         "flagged_index.npy": lambda file: _save_npy(report.flagged_indices(), file),
         "report.html": lambda file: file.write(texts["report.html"].encode("utf-8")),
@@ -121,13 +130,17 @@ def write_report(report: Report, out_dir: str | os.PathLike[str]) -> Path:
 
 
 def write_files(
-    out_dir: str | os.PathLike[str], savers: dict[str, Callable[[IO[bytes]], object]]
+    out_dir: str | os.PathLike[str],
+    savers: dict[str, Callable[[IO[bytes]], object]],
+    *,
+    resume: bool = False,
 ) -> Path:
     """Writes files into a new or empty folder, all of them or none.
 
     Args:
       out_dir: as `check_out_dir` takes it.
       savers: what writes each file, by its name; the last one makes the others complete.
+      resume: as `check_out_dir` takes it.
 
     Returns:
       The folder.
@@ -136,7 +149,7 @@ def write_files(
       UsageError: if the folder cannot be used.
       OutputError: if writing failed. Nothing is left behind.
     """
-    out = check_out_dir(out_dir)
+    out = check_out_dir(out_dir, resume=resume)
     # A folder that exists may be a mount point, whose parent is another (or read-only) disk and
     # which cannot be replaced: then the stage goes inside it.
     parent = out if out.is_dir() else out.parent
@@ -149,7 +162,7 @@ def write_files(
                 save(file)
         _move_into_place(stage, out, list(savers))
     except OSError as error:
-        raise _explain(error, out) from error
+        raise explain_failure(error, out) from error
     finally:  # also after an interrupt; after success the stage is gone
         if stage is not None:
             shutil.rmtree(stage, ignore_errors=True)
@@ -190,7 +203,8 @@ def _move_into_place(stage: Path, out: Path, names: list[str]) -> None:
         raise
 
 
-def _explain(error: Exception, path: Path) -> OutputError:
+def explain_failure(error: Exception, path: Path) -> OutputError:
+    """What went wrong while a path was written, and what to do."""
     code = error.errno if isinstance(error, OSError) else None
     where = f"out_dir {str(path)!r}"
     if code in _NO_SPACE:
@@ -249,13 +263,19 @@ def check_columns(report: Report) -> dict[str, Any]:
     return columns
 
 
-def _save_parquet(columns: dict[str, Any], file: IO[bytes]) -> None:
+def save_parquet(columns: dict[str, Any], file: IO[bytes]) -> None:
+    """Writes columns of equal length; masked arrays have nulls where they are masked."""
+    import numpy as np
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    arrays = [pa.array(value) for value in columns.values()]
+    arrays = [
+        pa.array(value.data, mask=value.mask) if isinstance(value, np.ma.MaskedArray)
+        else pa.array(value)
+        for value in columns.values()
+    ]  # fmt: skip
     fields = [
-        pa.field(name, array.type, nullable=False)
+        pa.field(name, array.type, nullable=isinstance(columns[name], np.ma.MaskedArray))
         for name, array in zip(columns, arrays, strict=True)
     ]
     table = pa.Table.from_arrays(arrays, schema=pa.schema(fields))

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from jaxpoison.report._text import MINUS, count, visible
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
     from markupsafe import Markup
 
@@ -217,6 +219,54 @@ def scatter(points: np.ndarray, flagged: np.ndarray) -> Markup:
     legend = _legend(len(flagged) - num_flagged, num_flagged, dots=True)
     title = f"Projection of {len(flagged)} rows of the class, {num_flagged} of them flagged"
     return _wrap(_frame(body, x, y, "projection 1", "projection 2", legend), title)
+
+
+def steps(
+    radii: Sequence[int], series: Sequence[tuple[str, Sequence[float]]], x_name: str, y_name: str
+) -> Markup:
+    """Draws shares that fall with the radius, as steps; the first series leads.
+
+    Args:
+      radii: ascending whole numbers, one a share.
+      series: name and shares of each line.
+      x_name: of the radius, for the axis.
+      y_name: of the shares, for the axis.
+
+    Returns:
+      An `svg` element, or nothing where there is no radius.
+    """
+    from markupsafe import Markup, escape
+
+    if not radii:
+        return Markup("")
+    x, y = _Axis(0.0, max(1.0, float(radii[-1]))), _Axis(0.0, 100.0)
+    right, bottom = WIDTH - _RIGHT, HEIGHT - _BOTTOM
+    body = ""
+    for number in reversed(range(len(series))):  # the leading line lies on top
+        shares = series[number][1]
+        corners = [(radii[0], shares[0])]
+        for k in range(1, len(radii)):
+            if shares[k] != shares[k - 1]:  # the row holds at its radius and falls behind it
+                corners.append((radii[k - 1], shares[k]))
+        corners.append((radii[-1], shares[-1]))
+        path = ""
+        for radius, share in corners:
+            across = _LEFT + x.place(float(radius)) * (right - _LEFT)
+            down = bottom - y.place(100.0 * share) * (bottom - _TOP)
+            path += f"H{across:.1f}V{down:.1f}" if path else f"M{across:.1f} {down:.1f}"
+        body += f'<path class="{"step" if number else "step lead"}" d="{path}"/>'
+    names = ", ".join(name for name, _ in series)
+    title = f"{y_name} against radius in {x_name}: {names}"
+    legend, at = "", WIDTH - _RIGHT
+    for number, (name, _) in reversed(list(enumerate(series))):
+        shown = visible(name, 30)
+        at -= 7 * len(shown)
+        kind = "step" if number else "step lead"
+        legend += f'<text x="{at}" y="{_TOP - 14}">{escape(shown)}</text>'
+        legend += f'<path class="{kind}" d="M{at - 26} {_TOP - 18}h20"/>'
+        at -= 38
+    y_axis = f"{escape(visible(y_name, 30))}, %"
+    return _wrap(_frame(body, x, y, str(escape(visible(x_name, 60))), y_axis, legend), title)
 
 
 def sparkline(values: np.ndarray) -> Markup:

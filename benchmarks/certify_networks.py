@@ -1,0 +1,133 @@
+"""Small CNNs of an ensemble against the serial loop in PyTorch on the same cores.
+
+    python benchmarks/certify_networks.py --data mnist.npz --torch python-with-torch [--members 50]
+        [--strategies steps map vmap] [--torch-threads 1 2] [--epochs 5]
+
+Same architecture, initial distribution, optimiser, epochs, batches (row by row) on both sides.
+Contenders take turns member group by member group, so that all meet the same load of the machine;
+wall and CPU seconds are given, without compilation and without prediction on the side of PyTorch,
+with prediction on ours. Accuracy comes first: it must be equal before a ratio means anything.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from common import machine, measured
+
+from jaxpoison.certify.learners import small_cnn
+from jaxpoison.certify.learners._training import QUERIES, pack, scores_of
+from jaxpoison.stream import make_mesh
+
+ROWS = 1200
+CAPACITY = 2048  # the rung of that many rows
+
+
+class Torch:
+    """A worker that trains the next members whenever asked."""
+
+    def __init__(self, python: str, members: Path, threads: int, out: Path) -> None:
+        script = str(Path(__file__).with_name("torch_networks.py"))
+        self.out = out
+        self.process = subprocess.Popen(
+            [python, script, str(members), str(threads), str(out)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        self.version = json.loads(self.process.stdout.readline())["torch"]
+
+    def train(self, count: int) -> tuple[float, float]:
+        print(count, file=self.process.stdin, flush=True)
+        answer = json.loads(self.process.stdout.readline())
+        return answer["wall"], answer["cpu"]
+
+    def scores(self) -> np.ndarray:
+        self.process.stdin.close()
+        self.process.wait()
+        return np.load(self.out)["scores"]
+
+
+def ours(recipe, strategy, members, tests, mesh):
+    done = scores_of(recipe, strategy, iter(members), tests, mesh)
+    return {i: s for ids, block in done for i, s in zip(ids, block, strict=True)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--torch", required=True, help="a Python that has torch")
+    parser.add_argument("--members", type=int, default=50)
+    parser.add_argument("--group", type=int, default=10, help="members a turn")
+    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--batch", type=int, default=50)
+    parser.add_argument("--tests", type=int, default=2000)
+    parser.add_argument("--strategies", nargs="+", default=["steps"])
+    parser.add_argument("--torch-threads", nargs="+", type=int, default=[1, 2])
+    options = parser.parse_args()
+    data = np.load(options.data)
+    learner = small_cnn(
+        learning_rate=0.02, epochs=options.epochs, batch_size=options.batch, chunk=options.group
+    )
+    rows = np.random.default_rng(0).permutation(len(data["x_train"]))[: ROWS * options.members]
+    members = []
+    recipe = learner._recipe("steps", 10)
+    for i, part in enumerate(rows.reshape(options.members, ROWS)):
+        x, y = data["x_train"][part], data["y_train"][part].astype(np.int64)
+        members.append((i, pack(recipe, x, y, i, CAPACITY)))
+    count = options.tests // QUERIES * QUERIES
+    tests, truth = data["x_test"][:count], data["y_test"][:count]
+    report(options, learner, members, tests, truth)
+
+
+def report(options, learner, members, tests, truth) -> None:
+    mesh, blocks = make_mesh(), tests.reshape(-1, QUERIES, *tests.shape[1:])
+    folder = Path(tempfile.mkdtemp())
+    steps = int(members[0][1].num_steps)
+    settings = {"channels": [16, 32], "rate": 0.02, "momentum": 0.9, "classes": 10}
+    np.savez(
+        folder / "members.npz", settings=json.dumps(settings), tests=tests,
+        x=np.stack([m.x[:ROWS] for _, m in members]),
+        y=np.stack([m.y[:ROWS].astype(np.int64) for _, m in members]),
+        order=np.stack([m.order[:steps] for _, m in members]),
+    )  # fmt: skip
+    peers = {
+        f"torch, {n} threads": Torch(options.torch, folder / "members.npz", n, folder / f"{n}.npz")
+        for n in options.torch_threads
+    }
+    recipes = {s: learner._recipe(s, 10) for s in options.strategies}
+    for strategy, recipe in recipes.items():  # compiles
+        ours(recipe, strategy, members[: options.group], blocks, mesh)
+    spent: dict[str, list[tuple[float, float]]] = {}
+    scores: dict[str, dict[int, np.ndarray]] = {s: {} for s in recipes}
+    for start in range(0, len(members), options.group):
+        some = members[start : start + options.group]
+        for name, peer in peers.items():
+            spent.setdefault(name, []).append(peer.train(len(some)))
+        for strategy, recipe in recipes.items():
+            found, wall, cpu = measured(
+                lambda s=strategy, r=recipe, m=some: ours(r, s, m, blocks, mesh)
+            )
+            scores[strategy].update(found)
+            spent.setdefault(strategy, []).append((wall, cpu))
+    accuracy = {n: (p.scores().argmax(-1) == truth).mean() for n, p in peers.items()}
+    for strategy, found in scores.items():
+        votes = np.stack([found[i] for i in sorted(found)]).argmax(-1)
+        accuracy[strategy] = (votes == truth).mean()
+    print(json.dumps(machine()), file=sys.stderr)
+    print("| contender | accuracy of a member | wall s | CPU s | CPU us an image |")
+    print("|---|---|---|---|---|")
+    images = len(members) * ROWS * options.epochs
+    for name, times in spent.items():
+        wall, cpu = (sum(t) for t in zip(*times, strict=True))
+        print(
+            f"| {name} | {accuracy[name]:.4f} | {wall:.1f} | {cpu:.1f} | {cpu / images * 1e6:.0f} |"
+        )
+
+
+if __name__ == "__main__":
+    main()
