@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -75,7 +76,7 @@ def _title(module: Any) -> str:
 
 
 @dataclass(frozen=True, eq=False)
-class _Network:
+class _Network(ABC):
     module: Any
     optimiser: Any
     preprocess: Callable[[Array], Array] | None
@@ -100,8 +101,9 @@ class _Network:
     def prepared(self, x: Array) -> Array:
         return x.astype(jnp.float32) if self.preprocess is None else self.preprocess(x)
 
+    @abstractmethod
     def logits(self, params: Any, kept: Any, x: Array) -> Array:
-        raise NotImplementedError
+        """Of prepared rows."""
 
 
 class _Linen(_Network):
