@@ -276,3 +276,14 @@ def test_salts_move_rows_and_are_not_written_down():
     for key in (ContentHash(b"secret"), Column("c", b"secret")):
         assert "secret" not in str(key.to_json())
     assert ContentHash(b"a").to_json() != ContentHash(b"b").to_json()
+
+
+def test_one_wider_value_moves_no_other_row():
+    """Bytes become text, and integers floats, when one row does not fit."""
+    x, y = np.zeros((4, 1), np.uint8), np.zeros(4, np.int64)
+    narrow, wide = np.array([b"ab", b"cd", b"ef", b"gh"]), np.array(["ab", "cd", "ef", "\u00e9"])
+    before, after = (Column("who").cells(x, y, 997, column) for column in (narrow, wide))
+    assert (before == after).tolist() == [True, True, True, False]
+    times = np.array([2**60, 2**60 + 5, 2**60 + 9, 7.5])
+    with pytest.raises(DataError, match="beyond what floats tell apart"):
+        TimeWindow("at", 10).cells(x, y, 997, times)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
@@ -236,3 +237,26 @@ def test_models_do_not_depend_on_the_threads_of_lapack():
         got = fit_members(learner, features, held, Y, 10)
     for one, other in zip(want, got, strict=True):
         np.testing.assert_array_equal(one[0], other[0])
+
+
+class Breaks(KernelRidge):
+    """No finite model of a subset of more than ``most`` rows."""
+
+    most = 42
+
+    def fit_group(self, x, members, mask):
+        (found,) = super().fit_group(x, members, mask)
+        return (jnp.where((mask.sum(axis=1) > self.most)[:, None, None], jnp.nan, found),)
+
+
+def test_a_subset_without_a_finite_model_votes_for_the_first_class():
+    learner, parts = Breaks(features=Pixels()), partition(X[:600], Y[:600], k=15)
+    lost = parts.sizes > learner.most
+    assert 0 < lost.sum() < len(lost)
+    scores = scores_of(learner, parts)
+    assert (scores[lost] == 0).all()
+    want = scores_of(KernelRidge(features=Pixels()), parts)
+    np.testing.assert_array_equal(scores[~lost], want[~lost])
+    learner = type("All", (Breaks,), {"most": 0})(features=Pixels())
+    with pytest.raises(UsageError, match="raise its regularisation"):
+        scores_of(learner, parts)

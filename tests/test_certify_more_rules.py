@@ -128,7 +128,7 @@ def test_guarded_votes_equal_the_formula():
     for abstain in (False, True):
         made = certify(votes, Guarded(0.2, abstain))
         for t in range(50):
-            firm = [x for x, g in zip(labels[:, t], margins[:, t], strict=True) if g >= 0.2]
+            firm = [x for x, g in zip(labels[:, t], margins[:, t], strict=True) if g > 0.2]
             c = elected(firm if abstain else labels[:, t].tolist(), 4)
             counts = counts_of(firm, 4)
             rival = max(counts[b] + (b < c) for b in range(4) if b != c)
@@ -143,7 +143,15 @@ def test_a_guard_without_members_below_it_changes_nothing():
         votes = votes_of(scores=scores, subsets=np.arange(24), design=design(24, shifts))
         made = certify(votes, Guarded(1e-9))
         np.testing.assert_array_equal(made.radius, certify(votes).radius)
-        assert made.rule == "plurality, guarded below 1e-09"
+        assert made.rule == "plurality, guarded up to 1e-09"
+
+
+def test_a_margin_of_tau_itself_is_guarded():
+    """Three scores of (0, 1) that move by half are ties, which go to class 0."""
+    scores = np.tile([0.0, 1.0], (3, 1, 1))
+    votes = votes_of(scores=scores, subsets=np.arange(3), design=design(3))
+    assert certify(votes, Guarded(1.0)).radius[0] == -1
+    assert certify(votes, Guarded(0.99)).radius[0] == 1
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,10 @@ def padded(partitions, rows, x, y, x_test, num_classes):
     return ridge_scores(inputs, np.pad(y[rows], (0, capacity - len(rows))), x_test, num_classes)
 
 
+def damped_by_the_size(partitions, rows, x, y, x_test, num_classes):
+    return ridge_scores(x[rows], y[rows], x_test, num_classes, damping=100 / len(x))
+
+
 def seeded_by_row(partitions, rows, x, y, x_test, num_classes):
     noise = np.random.default_rng(rows).normal(size=(len(x_test), num_classes))
     return ridge_scores(x[rows], y[rows], x_test, num_classes) + 1e-6 * noise
@@ -98,7 +102,15 @@ def counts_subsets(partitions, rows, x, y, x_test, num_classes):
 
 @pytest.mark.parametrize(
     "leak",
-    [standardised, scaled_by_the_largest, class_weights, padded, seeded_by_row, counts_subsets],
+    [
+        standardised,
+        scaled_by_the_largest,
+        class_weights,
+        padded,
+        damped_by_the_size,
+        seeded_by_row,
+        counts_subsets,
+    ],
 )
 @pytest.mark.parametrize("k", [2, 12])
 def test_learners_that_look_outside_are_named(leak, k):

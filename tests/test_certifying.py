@@ -240,6 +240,39 @@ def test_votes_of_another_plan_are_refused_with_the_difference(folder, monkeypat
     assert sorted(os.listdir("out/.work")) == before
 
 
+def test_votes_under_other_keys_are_refused(folder, monkeypatch):
+    """The same rows in other cells: only the digest of the subsets tells."""
+    np.save("key.npy", np.arange(300) // 10)
+    cut_off(monkeypatch, 1, key="key.npy")
+    np.save("key.npy", np.random.default_rng(0).permutation(300) // 10)
+    with pytest.raises(UsageError, match="subsets"):
+        run_into(plan_of(key="key.npy"), "out", resume=True)
+
+
+def test_votes_that_lost_their_plan_serve_no_other(folder, monkeypatch):
+    cut_off(monkeypatch, 3)
+    (folder / "out" / ".work" / "plan.json").unlink()
+    report = run_into(plan_of(learner="neighbours"), "out", resume=True)
+    assert report.document["pieces_reused"] == 0
+    fresh = run(plan_of(learner="neighbours"))
+    assert np.array_equal(report.columns["radius"], fresh.columns["radius"])
+
+
+def test_a_key_of_the_labels_is_refused(folder):
+    with pytest.raises(UsageError, match="holds the labels"):
+        run(plan_of(key="y"))
+
+
+@pytest.mark.parametrize("options", [{"decimals": 0}, {"key": "key.npy"}])
+def test_large_floats_are_split_too(folder, options):
+    x = np.random.default_rng(0).normal(size=(300, 4)).astype(np.float32) * 1e12
+    np.savez("floats.npz", x=x, y=Y[:300])
+    np.save("key.npy", np.arange(300) // 10)
+    held = open_data(plan_of(data="floats.npz", test="split:0.3", **options)).test.index
+    again = open_data(plan_of(data="floats.npz", test="split:0.3", **options)).test.index
+    assert 40 < len(held) < 140 and np.array_equal(held, again)
+
+
 def test_resuming_nothing_is_a_run(folder):
     report = run_into(plan_of(), "out", resume=True)
     assert report.document["pieces_reused"] == 0 and len(os.listdir("out")) == 3

@@ -12,7 +12,7 @@ from jaxpoison._check import DataError, UsageError
 from jaxpoison._types import HostArray
 
 _CHUNK_BYTES = 1 << 24
-_MOST_EXACT = 2.0**53
+MOST_EXACT = 2.0**53
 _UNSIGNED = ((1 << 8, "u1"), (1 << 16, "u2"), (1 << 32, "u4"))
 
 
@@ -126,7 +126,7 @@ def whole(name: str, values: HostArray, decimals: int | None) -> HostArray:
     with np.errstate(over="ignore"):
         scaled = np.rint(array.astype(np.float64) * 10.0**decimals)
     _refuse(
-        name, scaled, lambda s: ~(np.abs(s) < _MOST_EXACT),
+        name, scaled, lambda s: ~(np.abs(s) < MOST_EXACT),
         f"is too large to round to {decimals} decimals", "scale the inputs or give fewer decimals",
     )  # fmt: skip
     return scaled.astype(np.int64)
@@ -149,15 +149,15 @@ def hash_values(name: str, values: HostArray, salt: bytes) -> HostArray:
 
 
 def _token(name: str, row: int, value: Any) -> bytes:
-    # A number is its text: one inserted word turns a column of numbers into text, and must not
-    # move the other rows.
+    # A number is its text, and bytes are theirs: one inserted word turns a column of numbers into
+    # text, one of more letters a column of bytes, and must not move the other rows.
     value = value.item() if isinstance(value, np.generic) else value
     if isinstance(value, int):
         return b"s%d" % value
     if isinstance(value, str):
         return b"s" + value.encode("utf-8", "surrogatepass")
     if isinstance(value, bytes):
-        return b"b" + value
+        return b"s" + value
     raise DataError(
         f"{name} is {value!r} ({type(value).__name__}) in row {row}; give integers, text or bytes "
         "(TimeWindow for times)"

@@ -16,6 +16,7 @@ import numpy as np
 from jaxpoison._check import DataError, UsageError
 from jaxpoison._types import HostArray
 
+from . import _canonical as canonical
 from ._canonical import as_labels, as_rows, hash_rows, hash_values, sort_keys, whole
 from ._types import Covers
 
@@ -279,6 +280,13 @@ class TimeWindow:
         if not np.isfinite(times).all():
             row = int(np.isfinite(times).argmin())
             raise DataError(f"{self.name} is {times[row]} in row {row}; drop the row or date it")
+        large = times.dtype.kind == "f" and np.abs(times) >= canonical.MOST_EXACT
+        if np.any(large):
+            row = int(np.argmax(large))
+            raise DataError(
+                f"{self.name} is {times[row]} in row {row}, beyond what floats tell apart; give "
+                "integers, datetime64, or a larger unit"
+            )
         return np.asarray(np.floor_divide(times, self.width))
 
     def to_json(self) -> dict[str, Any]:

@@ -36,8 +36,8 @@ def manifest_of(
 
     Returns:
         Versions, device, precision, partition rule (of a salt only its digest), capacity ladder,
-        learner, subsets and data fingerprint. A device is named only where this process has loaded
-        jax: models of other libraries never did.
+        learner, subsets with a digest of the cells of all rows, and data fingerprint. A device is
+        named only where this process has loaded jax: models of other libraries never did.
 
     **Cost**: a sort of the rows for the fingerprint, where partitions hold them.
     """
@@ -59,7 +59,7 @@ def manifest_of(
             "count": design.num_subsets, "empty": partitions.num_empty,
             "empty_votes_for": 0, "rows": int((partitions.cell >= 0).sum()),
             "smallest": int(filled.min()) if filled.size else 0,
-            "largest": int(sizes.max(initial=0)),
+            "largest": int(sizes.max(initial=0)), "digest": _cells_of(partitions),
         },
         "data": None if partitions.store is None else {"fingerprint": fingerprint(partitions)},
     }  # fmt: skip
@@ -77,6 +77,24 @@ def fingerprint(partitions: Partitions) -> str:
     x = as_rows("x", partitions.x[ids])
     keys = np.sort(sort_keys(x, as_labels("y", partitions.y[ids], len(ids))))
     return _digest_of(keys, x.dtype, partitions.x.shape[1:])
+
+
+def _cells_of(partitions: Partitions) -> str:
+    """Of the cell of each row: keys come from a column or a function that the rest does not show.
+
+    The same in whatever order the rows came, where the rows are held.
+    """
+    if partitions.store is None:
+        return partitions.digest()
+    ids = partitions.ids
+    x = as_rows("x", partitions.x[ids])
+    keys, cells = sort_keys(x, as_labels("y", partitions.y[ids], len(ids))), partitions.cell[ids]
+    order = np.argsort(cells, kind="stable")
+    order = order[np.argsort(keys[order], kind="stable")]
+    digest = hashlib.blake2b(digest_size=16)
+    digest.update(np.ascontiguousarray(keys[order]).view(np.uint8).data)
+    digest.update(np.ascontiguousarray(cells[order], "<i8").data)
+    return digest.hexdigest()
 
 
 def _digest_of(keys: HostArray, dtype: np.dtype[Any], shape: tuple[int, ...]) -> str:

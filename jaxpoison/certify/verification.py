@@ -101,10 +101,10 @@ def verify_learner(
 
     Raises:
         UsageError: Two fits differ (the learner is not deterministic), or the scores of a subset
-            change when rows of others are replaced, added or removed, or rows get other ids (the
-            learner looks outside its subset).
+            change when rows of others are replaced, added or removed, the data set grows, or rows
+            get other ids (the learner looks outside its subset).
 
-    **Cost**: five fits of the given subsets, two of them with four others.
+    **Cost**: six fits of the given subsets, two of them with four others.
     """
     ids = _sample(partitions, 0.0, seed) if subsets is None else np.unique(subsets)
     probes = _probes(partitions, x)
@@ -157,11 +157,13 @@ def _disturbances(
     outside = np.flatnonzero(~inside)
     other_x[outside] = _unlike(x, outside, rng)
     other_y[outside] = rng.integers(0, num_classes, len(outside))
+    more_x, more_y = other_x[: 1 + len(y) // 3], other_y[: 1 + len(y) // 3]
     order = rng.permutation(len(y))
     back = np.argsort(order)
     return [
         ("rows of other subsets are replaced", (some, other_x, other_y)),
         ("other subsets grow", (_grown(some, others), x, y)),
+        ("the data set grows", (alone, np.concatenate([x, more_x]), np.concatenate([y, more_y]))),
         (
             "rows get other ids",
             (replace(alone, rows=back[alone.rows], store=None), x[order], y[order]),

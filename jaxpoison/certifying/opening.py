@@ -81,6 +81,11 @@ def open_data(plan: CertifyPlan) -> Opened:
         )
     x = _read(source)
     column = None if plan.key is None else read_key(plan.data, plan.key, len(source))
+    if column is not None and column.dtype.kind in "iu" and np.array_equal(column, y):
+        raise UsageError(
+            f"key: {plan.key!r} holds the labels, and a changed label would change the key; name a "
+            "column of sources, clients or times"
+        )
     whole = Rows(source.name, source.fingerprint(), x, y, np.arange(len(source)))
     notes: tuple[str, ...] = ()
     if plan.share is not None:
@@ -160,14 +165,17 @@ def _read(source: Source) -> HostArray:
         if not finite.all():
             row = int(np.argmin(finite))
             raise DataError(
-                f"{source.name}: row {row} has NaN or infinity; drop such rows or fill them"
+                f"{source.name}: row {row} has NaN or infinity; drop such rows by a rule of the "
+                "row alone, or fill them"
             )
     return x
 
 
 def _held_out(plan: CertifyPlan, x: HostArray, y: HostArray) -> HostArray:
     """[n] rows to test on; a row's own content decides, so copies of a row stay together."""
-    key = ContentHash(salt=f"jaxpoison split {plan.seed}".encode(), decimals=plan.decimals or 6)
+    key = ContentHash(salt=f"jaxpoison split {plan.seed}".encode(), decimals=plan.decimals)
+    if x.dtype.kind == "f" and plan.decimals is None:  # by the bits: no rounding suits all sizes
+        x = (x.astype(np.float32) + np.float32(0)).view(np.uint32)  # one zero, not two
     share = plan.share or 0.0
     held: HostArray = key.cells(x, y, _GRAINS) < share * _GRAINS
     if held.all() or not held.any():

@@ -35,7 +35,7 @@ class Work:
         resume: Use what an earlier run left.
 
     Raises:
-        UsageError: Votes are there and ``resume`` is not set, or they are of another plan.
+        UsageError: Votes are there that are of another plan.
         OutputError: The folder cannot be written to.
     """
 
@@ -43,6 +43,7 @@ class Work:
         self.folder = out / WORK_NAME
         self.identity: dict[str, Any] = json.loads(json.dumps(identity))
         self.reused = 0
+        self._resume = resume
         held = saved_identity(out) if resume else None
         if held is not None:
             found = difference(self.identity, held)
@@ -53,10 +54,10 @@ class Work:
                 )
 
     def load(self, number: int) -> dict[str, HostArray] | None:
-        """A piece, or None where it is not there or not whole."""
+        """A piece, or None where it is not there, not whole, or of another plan."""
         for path in sorted(self.folder.glob(f"piece-{number:06}-*.npz")):
             data = path.read_bytes()
-            if path.stem.rpartition("-")[2] == _digest(data):
+            if self._resume and path.stem.rpartition("-")[2] == self._digest(data):
                 with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
                     self.reused += 1
                     return {name: arrays[name] for name in arrays.files}
@@ -72,9 +73,14 @@ class Work:
             self.folder.mkdir(parents=True, exist_ok=True)
             if not (self.folder / _PLAN).exists():
                 _write(self.folder / _PLAN, json.dumps(self.identity, indent=1).encode())
-            _write(self.folder / f"piece-{number:06}-{_digest(data)}.npz", data)
+            _write(self.folder / f"piece-{number:06}-{self._digest(data)}.npz", data)
         except OSError as error:
             raise explain_failure(error, self.folder) from error
+
+    def _digest(self, data: bytes) -> str:
+        """Of the piece and of all that decided its votes: it fits no other plan."""
+        plan = json.dumps(self.identity, sort_keys=True).encode()
+        return hashlib.blake2b(plan + b"\0" + data, digest_size=_DIGEST).hexdigest()
 
     def remove(self) -> None:
         """Lets go of all pieces."""
@@ -118,7 +124,3 @@ def _write(path: Path, data: bytes) -> None:
     finally:
         with suppress(OSError):
             draft.unlink(missing_ok=True)
-
-
-def _digest(data: bytes) -> str:
-    return hashlib.blake2b(data, digest_size=_DIGEST).hexdigest()

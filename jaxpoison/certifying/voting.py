@@ -139,7 +139,8 @@ def _train(
 ) -> tuple[HostArray, HostArray | None]:
     parts, c = ensemble.partitions, ensemble.num_classes
     kind = np.min_scalar_type(c - 1)
-    ranking = np.empty((len(ids), len(x_test), c), kind)
+    ranking = np.zeros((len(ids), len(x_test), c), kind)
+    ranking[...] = np.arange(c)  # as a subset that says nothing votes: for the first class
     scored = ensemble.learner.fit_scores(parts.only(ids), parts.x, parts.y, x_test, num_classes=c)
     for subsets, scores in scored:
         inside = np.isin(subsets, ids)

@@ -82,7 +82,10 @@ def not_promised(doc: dict[str, Any]) -> list[str]:
         "That rows with a smaller radius fall: a radius is a lower bound, and one attack need not "
         "reach them all.",
         "Anything about choices made by looking at the data: k, the learner and its settings, the "
-        "number of classes, which rows were left out. They count as fixed before the attack.",
+        "number of classes and how they are numbered, which rows were left out. They count as "
+        "fixed before the attack.",
+        "That a run ends. An attacker can add rows that stop it, such as infinite values; drop "
+        "such rows by a rule of the row alone, never by what the others hold.",
         "That the same votes come out of other versions, devices or settings than those of the "
         "manifest. A model that trains differently is another model.",
     ]

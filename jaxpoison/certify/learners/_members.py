@@ -72,7 +72,7 @@ def fit_members(
         mesh: Devices; all where None.
 
     Raises:
-        UsageError: Coefficients that are not finite: the regularisation is too small.
+        UsageError: No subset has finite coefficients: the regularisation is too small.
 
     **Cost**: one call a group.
     """
@@ -96,12 +96,16 @@ def fit_members(
             _collect(models, *waiting.pop(0))
     for done in waiting:
         _collect(models, *done)
-    for ids, model in zip(subsets, models, strict=True):
-        if model is not None and not all(np.isfinite(leaf).all() for leaf in model):
-            raise UsageError(
-                f"{learner.name} found no finite model of a subset of {len(ids)} rows; raise its "
-                "regularisation"
-            )
+    # An attacker's rows may leave a subset without a finite model: it votes for class 0, as a
+    # subset without rows does, and the run goes on.
+    fitted = [i for i, model in enumerate(models) if model is not None]
+    lost = [i for i in fitted if not all(np.isfinite(leaf).all() for leaf in models[i] or ())]
+    if lost and len(lost) == len(fitted):
+        raise UsageError(
+            f"{learner.name} found no finite model of any subset; raise its regularisation"
+        )
+    for i in lost:
+        models[i] = tuple(np.zeros_like(leaf) for leaf in models[i] or ())
     return models
 
 

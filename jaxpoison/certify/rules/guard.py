@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Guarded:
-    """Votes whose margin is below tau may change at will, beside those of the touched cells.
+    """Votes whose margin is at most tau may change at will, beside those of the touched cells.
 
     With u such votes, all counted for the rival: ``floor((n_c - max_b (n_b + [b < c]) - u) / 2)``
     over the firm votes; over cells as Finite Aggregation, a guarded vote being the rival's.
@@ -28,7 +28,7 @@ class Guarded:
     cover.
 
     Attributes:
-        tau: Margin from which on a vote is firm; above 0.
+        tau: Margin above which a vote is firm; above 0. At tau itself a rerun could make a tie.
         abstain: Guarded votes are left out of the prediction as well. Where the radius is 0 or
             more both predictions agree.
 
@@ -50,7 +50,7 @@ class Guarded:
     @property
     def name(self) -> str:
         """For reports."""
-        return f"plurality, {'abstaining' if self.abstain else 'guarded'} below {self.tau:g}"
+        return f"plurality, {'abstaining' if self.abstain else 'guarded'} up to {self.tau:g}"
 
     def radii(self, votes: Votes) -> tuple[Ints, Ints, Ints, Ints]:
         """Prediction, radius in touched cells, firm votes of it, firm votes of the runner-up.
@@ -67,7 +67,7 @@ class Guarded:
                 " margins_of)"
             )
         wild = votes.num_classes
-        guarded = ~(votes.margins >= self.tau)  # a margin that is no number is guarded too
+        guarded = ~(votes.margins > self.tau)  # a margin that is no number is guarded too
         labels = np.where(guarded, wild, votes.labels.astype(np.min_scalar_type(wild)))
         counts = count_votes(labels, wild + 1)
         firm, loose = counts[:, :wild], counts[:, wild]
