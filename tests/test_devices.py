@@ -103,7 +103,10 @@ def test_scan_says_the_same_on_1_and_8_devices(tmp_path):
     for name in one.column_names:
         left, right = one[name].to_numpy(), eight[name].to_numpy()
         if left.dtype.kind == "f":
-            np.testing.assert_allclose(left, right, rtol=1e-6, atol=1e-6, err_msg=name)
+            # its head is fitted until the gradient is 1e-5, by float32 products that devices split
+            # their own ways; it only ranks, in a column of its own
+            near = 2e-5 if name == "self_influence" else 1e-6
+            np.testing.assert_allclose(left, right, rtol=near, atol=near, err_msg=name)
         else:
             assert np.array_equal(left, right), name
     docs = [json.loads((outs[count] / "report.json").read_text()) for count in (1, 8)]

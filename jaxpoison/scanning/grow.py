@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from jaxpoison import calibrate, detect
-from jaxpoison._types import HostArray
+from jaxpoison._types import OF_GRADIENTS, HostArray
 from jaxpoison.detect._detector import even_subset
 from jaxpoison.detect.label_views import Opinion
 from jaxpoison.scanning.evidence import Evidence
@@ -33,7 +33,9 @@ def grown(
         labels: [n] dense.
         fdr: Share of false alarms allowed among the flagged rows.
     """
-    columns = [each.scores.values for each in evidence]
+    # sums over all rows at once, as gradient families take them, differ in the last bits from one
+    # number of devices to another, and what is flagged may not
+    columns = [each.scores.values for each in evidence if each.detector not in OF_GRADIENTS]
     if opinion is not None:
         columns += [opinion.margins, opinion.depth]
     if not columns:
