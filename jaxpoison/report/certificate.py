@@ -15,17 +15,17 @@ from jaxpoison.report.files import (
     CERTIFICATE_NAMES,
     read_schema,
     save_parquet,
+    text_saver,
     to_json,
     write_files,
 )
-from jaxpoison.report.html import MAX_BYTES, page_template
+from jaxpoison.report.html import fitted_page
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable
 
 _HERE = Path(__file__).parent
-_THUMB_SIDES = (64, 48, 32, 16, 8)  # tried in turn until the page is small enough
 _LISTED_RADII = 12  # of the table behind the curve, and of the terminal at most
 
 
@@ -70,12 +70,7 @@ class CertificateReport:
 
     def html(self) -> str:
         """Renders the page: one file that loads nothing, with everything from the data escaped."""
-        page = ""
-        for side in _THUMB_SIDES:
-            page = page_template("certificate.html.j2").render(_context(self, side))
-            if len(page.encode("utf-8")) <= MAX_BYTES:
-                break
-        return page
+        return fitted_page("certificate.html.j2", lambda side: _context(self, side))
 
     def write(self, out_dir: str | os.PathLike[str], *, resume: bool = False) -> Path:
         """Writes `predictions.parquet`, `certificate.html` and `certificate.json`, all or none.
@@ -93,7 +88,7 @@ class CertificateReport:
         """
         texts = {"certificate.html": self.html(), "certificate.json": to_json(self.document)}
         savers: dict[str, Callable[[IO[bytes]], object]] = {
-            name: _saver(text) for name, text in texts.items()
+            name: text_saver(text) for name, text in texts.items()
         }
         savers["predictions.parquet"] = lambda file: save_parquet(self.columns, file)
         return write_files(out_dir, {n: savers[n] for n in CERTIFICATE_NAMES}, resume=resume)
@@ -119,10 +114,6 @@ def radius_rows(doc: dict[str, Any]) -> list[dict[str, Any]]:
         }
         for at in range(0, last + 1, step)
     ]
-
-
-def _saver(text: str) -> Callable[[IO[bytes]], object]:
-    return lambda file: file.write(text.encode("utf-8"))
 
 
 def _context(report: CertificateReport, side: int) -> dict[str, Any]:

@@ -6,22 +6,26 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from jaxpoison.report._page import asset, content_hash
 from jaxpoison.report._report import Pictures, class_title
 from jaxpoison.report._text import MINUS, number, percent, plural, visible
-from jaxpoison.report.files import EXPLANATION_NAMES, read_schema, to_json, write_files
-from jaxpoison.report.html import MAX_BYTES, page_template
+from jaxpoison.report.files import (
+    EXPLANATION_NAMES,
+    read_schema,
+    text_saver,
+    to_json,
+    write_files,
+)
+from jaxpoison.report.html import fitted_page
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable
 
     import numpy as np
 
 _HERE = Path(__file__).parent
-_THUMB_SIDES = (64, 48, 32, 16, 8)  # tried in turn until the page is small enough
 _FORMS = {
     "leave-one-out": "one Newton step without each row, its leverage corrected; the loss evaluated",
     "influence": "first order in the removed row, without its leverage: rows that determine their "
@@ -68,12 +72,7 @@ class Explanation:
 
     def html(self) -> str:
         """Renders the page: one file that loads nothing, with everything from the data escaped."""
-        page = ""
-        for side in _THUMB_SIDES:
-            page = page_template("explanation.html.j2").render(_context(self, side))
-            if len(page.encode("utf-8")) <= MAX_BYTES:
-                break
-        return page
+        return fitted_page("explanation.html.j2", lambda side: _context(self, side))
 
     def write(self, out_dir: str | os.PathLike[str]) -> Path:
         """Writes `explanation.html` and `explanation.json`, both or neither.
@@ -89,7 +88,7 @@ class Explanation:
           OutputError: if writing failed: no space, no permission. Nothing is left behind.
         """
         texts = dict(zip(EXPLANATION_NAMES, (self.html(), to_json(self.document)), strict=True))
-        return write_files(out_dir, {name: _saver(text) for name, text in texts.items()})
+        return write_files(out_dir, {name: text_saver(text) for name, text in texts.items()})
 
 
 def load_explanation_schema() -> dict[str, Any]:
@@ -112,10 +111,6 @@ def signed(value: float) -> str:
     """Formats a change with its sign."""
     text = number(value)
     return text if text.startswith(MINUS) or text == "0" else f"+{text}"
-
-
-def _saver(text: str) -> Callable[[IO[bytes]], object]:
-    return lambda file: file.write(text.encode("utf-8"))
 
 
 def _context(explanation: Explanation, side: int) -> dict[str, Any]:

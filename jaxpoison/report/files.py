@@ -112,19 +112,23 @@ def _check_empty(out: Path, resume: bool) -> None:
         )
 
 
+def text_saver(text: str) -> Callable[[IO[bytes]], object]:
+    """What writes a text to an open file, as ``write_files`` takes it."""
+    return lambda file: file.write(text.encode("utf-8"))
+
+
 def write_report(report: Report, out_dir: str | os.PathLike[str]) -> Path:
     """Writes the files named in `FILE_NAMES`; see `Report.write`."""
     from jaxpoison.report.html import render_html
 
     columns = check_columns(report)
     check_out_dir(out_dir)
-    texts = {"report.html": render_html(report), "report.json": to_json(report.report)}
     savers: dict[str, Callable[[IO[bytes]], object]] = {
         "scores.parquet": lambda file: save_parquet(columns, file),
         "clean_index.npy": lambda file: _save_npy(report.clean_indices(), file),
         "flagged_index.npy": lambda file: _save_npy(report.flagged_indices(), file),
-        "report.html": lambda file: file.write(texts["report.html"].encode("utf-8")),
-        "report.json": lambda file: file.write(texts["report.json"].encode("utf-8")),
+        "report.html": text_saver(render_html(report)),
+        "report.json": text_saver(to_json(report.report)),
     }
     return write_files(out_dir, {name: savers[name] for name in FILE_NAMES})
 

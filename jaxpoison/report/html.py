@@ -13,12 +13,14 @@ from jaxpoison.report._page import asset, content_hash, environment
 from jaxpoison.report._report import VERDICTS, attack_line, class_title
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from jinja2 import Template
 
     from jaxpoison.report._report import Report
 
 _HERE = Path(__file__).parent
-MAX_BYTES = 2_900_000
+_MAX_BYTES = 2_900_000
 _THUMB_SIDES = (64, 48, 32, 16, 8)  # tried in turn until the page is small enough
 _MAX_LISTED = 60
 _CARD_COLORS = {"clean": "#0f766e", "suspicious": "#b45309", "poisoned": "#b91c1c"}
@@ -37,10 +39,20 @@ def render_html(report: Report) -> str:
     Returns:
       HTML of less than 3 MB, to be stored as UTF-8.
     """
+    return fitted_page("report.html.j2", lambda side: _context(report, side))
+
+
+def fitted_page(template: str, context_of: Callable[[int], dict[str, Any]]) -> str:
+    """Renders a page with the largest thumbnails that keep it below 3 MB.
+
+    Args:
+      template: its file name.
+      context_of: what the template is given, for a side of the thumbnails in pixels.
+    """
     page = ""
     for side in _THUMB_SIDES:
-        page = page_template("report.html.j2").render(_context(report, side))
-        if len(page.encode("utf-8")) <= MAX_BYTES:
+        page = page_template(template).render(context_of(side))
+        if len(page.encode("utf-8")) <= _MAX_BYTES:
             break
     return page
 
