@@ -42,6 +42,7 @@ def manifest_of(
     **Cost**: a sort of the rows for the fingerprint, where partitions hold them.
     """
     design, sizes = partitions.design, partitions.sizes
+    keys = None if partitions.store is None else _row_keys(partitions)
     filled = sizes[sizes > 0]
     return {
         "versions": _versions(),
@@ -59,9 +60,9 @@ def manifest_of(
             "count": design.num_subsets, "empty": partitions.num_empty,
             "empty_votes_for": 0, "rows": int((partitions.cell >= 0).sum()),
             "smallest": int(filled.min()) if filled.size else 0,
-            "largest": int(sizes.max(initial=0)), "digest": _cells_of(partitions),
+            "largest": int(sizes.max(initial=0)), "digest": _cells_of(partitions, keys),
         },
-        "data": None if partitions.store is None else {"fingerprint": fingerprint(partitions)},
+        "data": None if keys is None else {"fingerprint": _rows_of(partitions, keys)},
     }  # fmt: skip
 
 
@@ -73,33 +74,36 @@ def manifest_digest(value: dict[str, Any]) -> str:
 
 def fingerprint(partitions: Partitions) -> str:
     """Of the multiset of rows: the same in whatever order, with whatever ids they came."""
+    return _rows_of(partitions, _row_keys(partitions))
+
+
+def _row_keys(partitions: Partitions) -> HostArray:
+    """[n] inputs and label of each row that is held, in a form that sorts."""
     ids = partitions.ids
     x = as_rows("x", partitions.x[ids])
-    keys = np.sort(sort_keys(x, as_labels("y", partitions.y[ids], len(ids))))
-    return _digest_of(keys, x.dtype, partitions.x.shape[1:])
+    return sort_keys(x, as_labels("y", partitions.y[ids], len(ids)))
 
 
-def _cells_of(partitions: Partitions) -> str:
+def _rows_of(partitions: Partitions, keys: HostArray) -> str:
+    dtype, shape = partitions.x.dtype.newbyteorder("="), partitions.x.shape[1:]
+    digest = hashlib.blake2b(f"{dtype.str} {shape} {len(keys)} ".encode(), digest_size=32)
+    digest.update(np.sort(keys).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def _cells_of(partitions: Partitions, keys: HostArray | None) -> str:
     """Of the cell of each row: keys come from a column or a function that the rest does not show.
 
     The same in whatever order the rows came, where the rows are held.
     """
-    if partitions.store is None:
+    if keys is None:
         return partitions.digest()
-    ids = partitions.ids
-    x = as_rows("x", partitions.x[ids])
-    keys, cells = sort_keys(x, as_labels("y", partitions.y[ids], len(ids))), partitions.cell[ids]
+    cells = partitions.cell[partitions.ids]
     order = np.argsort(cells, kind="stable")
     order = order[np.argsort(keys[order], kind="stable")]
     digest = hashlib.blake2b(digest_size=16)
     digest.update(np.ascontiguousarray(keys[order]).view(np.uint8).data)
     digest.update(np.ascontiguousarray(cells[order], "<i8").data)
-    return digest.hexdigest()
-
-
-def _digest_of(keys: HostArray, dtype: np.dtype[Any], shape: tuple[int, ...]) -> str:
-    digest = hashlib.blake2b(f"{dtype.str} {shape} {len(keys)} ".encode(), digest_size=32)
-    digest.update(keys.view(np.uint8).data)
     return digest.hexdigest()
 
 
