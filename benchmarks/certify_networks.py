@@ -1,7 +1,7 @@
 """Small CNNs of an ensemble against the serial loop in PyTorch on the same cores.
 
     python benchmarks/certify_networks.py --data mnist.npz --torch python-with-torch [--members 50]
-        [--strategies steps map vmap] [--torch-threads 1 2] [--epochs 5]
+        [--strategies steps map vmap] [--form direct] [--torch-threads 1 2] [--epochs 5]
 
 Same architecture, initial distribution, optimiser, epochs, batches (row by row) on both sides.
 Contenders take turns member group by member group, so that all meet the same load of the machine;
@@ -13,13 +13,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from common import machine, measured
+from peer_process import PeerProcess
 
 from jaxpoison.certify.learners import small_cnn
 from jaxpoison.certify.learners._training import QUERIES, pack, scores_of
@@ -27,29 +29,6 @@ from jaxpoison.stream import make_mesh
 
 ROWS = 1200
 CAPACITY = 2048  # the rung of that many rows
-
-
-class Torch:
-    """A worker that trains the next members whenever asked."""
-
-    def __init__(self, python: str, members: Path, threads: int, out: Path) -> None:
-        script = str(Path(__file__).with_name("torch_networks.py"))
-        self.out = out
-        self.process = subprocess.Popen(
-            [python, script, str(members), str(threads), str(out)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        self.version = json.loads(self.process.stdout.readline())["torch"]
-
-    def train(self, count: int) -> tuple[float, float]:
-        print(count, file=self.process.stdin, flush=True)
-        answer = json.loads(self.process.stdout.readline())
-        return answer["wall"], answer["cpu"]
-
-    def scores(self) -> np.ndarray:
-        self.process.stdin.close()
-        self.process.wait()
-        return np.load(self.out)["scores"]
 
 
 def ours(recipe, strategy, members, tests, mesh):
@@ -67,12 +46,16 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=50)
     parser.add_argument("--tests", type=int, default=2000)
     parser.add_argument("--strategies", nargs="+", default=["steps"])
+    parser.add_argument("--form", choices=("direct", "patches", "shifts"))
     parser.add_argument("--torch-threads", nargs="+", type=int, default=[1, 2])
     options = parser.parse_args()
     data = np.load(options.data)
     learner = small_cnn(
         learning_rate=0.02, epochs=options.epochs, batch_size=options.batch, chunk=options.group
     )
+    if options.form is not None:  # of the second convolution, whatever the strategy
+        net = replace(learner.init.__self__, form=options.form)
+        learner = replace(learner, init=net.init, step=net.step, apply=net.apply, forms=())
     rows = np.random.default_rng(0).permutation(len(data["x_train"]))[: ROWS * options.members]
     members = []
     recipe = learner._recipe("steps", 10)
@@ -95,10 +78,14 @@ def report(options, learner, members, tests, truth) -> None:
         y=np.stack([m.y[:ROWS].astype(np.int64) for _, m in members]),
         order=np.stack([m.order[:steps] for _, m in members]),
     )  # fmt: skip
+    files = {f"torch, {n} threads": str(folder / f"{n}.npz") for n in options.torch_threads}
     peers = {
-        f"torch, {n} threads": Torch(options.torch, folder / "members.npz", n, folder / f"{n}.npz")
-        for n in options.torch_threads
-    }
+        name: PeerProcess(
+            options.torch, "torch_networks.py", str(folder / "members.npz"), str(n), files[name],
+            threads=n,
+        )
+        for name, n in zip(files, options.torch_threads, strict=True)
+    }  # fmt: skip
     recipes = {s: learner._recipe(s, 10) for s in options.strategies}
     for strategy, recipe in recipes.items():  # compiles
         ours(recipe, strategy, members[: options.group], blocks, mesh)
@@ -107,14 +94,16 @@ def report(options, learner, members, tests, truth) -> None:
     for start in range(0, len(members), options.group):
         some = members[start : start + options.group]
         for name, peer in peers.items():
-            spent.setdefault(name, []).append(peer.train(len(some)))
+            answer = peer.ask(str(len(some)))
+            spent.setdefault(name, []).append((answer["wall"], answer["cpu"]))
         for strategy, recipe in recipes.items():
-            found, wall, cpu = measured(
-                lambda s=strategy, r=recipe, m=some: ours(r, s, m, blocks, mesh)
-            )
+            found, wall, cpu = measured(partial(ours, recipe, strategy, some, blocks, mesh))
             scores[strategy].update(found)
             spent.setdefault(strategy, []).append((wall, cpu))
-    accuracy = {n: (p.scores().argmax(-1) == truth).mean() for n, p in peers.items()}
+    accuracy = {}
+    for name, peer in peers.items():
+        peer.close()  # it writes its scores at the end
+        accuracy[name] = (np.load(files[name])["scores"].argmax(-1) == truth).mean()
     for strategy, found in scores.items():
         votes = np.stack([found[i] for i in sorted(found)]).argmax(-1)
         accuracy[strategy] = (votes == truth).mean()
