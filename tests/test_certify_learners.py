@@ -97,7 +97,9 @@ def test_class_means_and_neighbours_predict_what_scikit_learn_predicts():
 @pytest.mark.parametrize("learner", LEARNERS, ids=lambda each: each.name)
 def test_verification_finds_nothing_to_object_to(learner):
     parts = partition(X[:800], Y[:800], k=30, spread=2)
-    verify_learner(learner, parts, X[:800], Y[:800], num_classes=10, subsets=np.arange(0, 60, 9))
+    ids = np.arange(0, 60, 9)
+    done = verify_learner(learner, parts, X[:800], Y[:800], num_classes=10, subsets=ids)
+    assert done.subsets == tuple(ids.tolist())
 
 
 @pytest.mark.parametrize("learner", LEARNERS, ids=lambda each: each.name)

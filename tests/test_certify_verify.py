@@ -91,6 +91,12 @@ def damped_by_the_size(partitions, rows, x, y, x_test, num_classes):
     return ridge_scores(x[rows], y[rows], x_test, num_classes, damping=100 / len(x))
 
 
+def normalised_by_the_batch(partitions, rows, x, y, x_test, num_classes):
+    """As a batch norm does whose axis is that of the members trained side by side."""
+    centre = flat(x[partitions.rows]).mean(axis=0)
+    return ridge_scores(flat(x[rows]) - centre, y[rows], flat(x_test) - centre, num_classes)
+
+
 def seeded_by_row(partitions, rows, x, y, x_test, num_classes):
     noise = np.random.default_rng(rows).normal(size=(len(x_test), num_classes))
     return ridge_scores(x[rows], y[rows], x_test, num_classes) + 1e-6 * noise
@@ -108,6 +114,7 @@ def counts_subsets(partitions, rows, x, y, x_test, num_classes):
         class_weights,
         padded,
         damped_by_the_size,
+        normalised_by_the_batch,
         seeded_by_row,
         counts_subsets,
     ],
