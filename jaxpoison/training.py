@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 import jax
 import jax.numpy as jnp
@@ -38,6 +38,16 @@ ProgressFn = Callable[[str, int, int], None]
 _VISITED_ROWS = 100_000  # of the default training, all epochs together
 _FEWEST_EPOCHS, _MOST_EPOCHS = 2, 40
 _REPORTS = 20
+
+
+class States(Protocol):
+    """Keeps states of a training (``jaxpoison.work.TrainingStates`` is one)."""
+
+    def load(self) -> dict[str, Any] | None:
+        """The latest one, or None."""
+
+    def save(self, tree: dict[str, Any]) -> None:
+        """May keep one: dicts of host arrays."""
 
 
 class Fitted(NamedTuple):
@@ -79,6 +89,7 @@ def fit(
     seed: int = 0,
     exclude: HostArray | None = None,
     progress: ProgressFn | None = None,
+    states: States | None = None,
 ) -> Fitted:
     """Trains a ``ResidualCNN`` on images or an ``MLP`` on rows, on the default device.
 
@@ -97,6 +108,8 @@ def fit(
         seed: Of the weights, the sample and the order.
         exclude: [n] bool, rows to leave out entirely, whose labels may be anything; or None.
         progress: Called with ("train", visited rows, rows to visit) about 20 times.
+        states: Keeps the state behind an epoch, and has that of a training that was cut off; the
+            result is the same to the bit. None keeps nothing.
 
     Returns:
         The network, and how it took every row in every epoch.
@@ -136,7 +149,7 @@ def fit(
     run = _Run(state, jnp.asarray(x), jnp.asarray(labels[rows].astype(np.int32)), batch_rows)
     run.warm_up()
     compile_seconds = time.perf_counter() - compiling
-    seen = run.train(epochs, rng, progress)
+    seen = run.train(epochs, rng, progress, states)
     model = to_model(run.state, "cnn" if kind == "images" else "mlp")
     return Fitted(
         model, rows, seen.losses, seen.margins, seen.errors, float(seen.correct[:, -1].mean()),
@@ -165,15 +178,24 @@ class _Run:
         """Compiles the step; its result is thrown away."""
         jax.device_get(self._step(np.zeros(1, np.int32))[1].losses)
 
-    def train(self, epochs: int, rng: np.random.Generator, progress: ProgressFn | None) -> Seen:
+    def train(
+        self,
+        epochs: int,
+        rng: np.random.Generator,
+        progress: ProgressFn | None,
+        states: States | None,
+    ) -> Seen:
         """All epochs; what was seen of each row in each, [r, epochs]."""
         rows = len(self._y)
         shape = (rows, epochs)
         losses, margins, errors = (np.empty(shape, np.float32) for _ in range(3))
         record = Seen(losses, margins, errors, np.empty(shape, np.bool_))
         tell = _Teller(progress, rows * epochs)
+        done = 0 if states is None else self._restore(states, record)
         for epoch in range(epochs):
             order = rng.permutation(rows).astype(np.int32)
+            if epoch < done:
+                continue
             seen: list[Seen] = []
             for start in range(0, rows, self._batch_rows):
                 index = order[start : start + self._batch_rows]
@@ -183,7 +205,31 @@ class _Run:
             # Everything a step gave back stays on the device until here, so that steps queue up.
             for out, *batches in zip(record, *jax.device_get(seen), strict=True):
                 out[order, epoch] = np.concatenate(batches)[:rows]
+            if states is not None and epoch + 1 < epochs:
+                states.save(self._kept(epoch + 1, record))
         return record
+
+    def _kept(self, done: int, record: Seen) -> dict[str, Any]:
+        leaves = jax.device_get(jax.tree.leaves(self.state))
+        return {
+            "done": np.array(done),
+            "state": {f"{i:04}": np.asarray(leaf) for i, leaf in enumerate(leaves)},
+            "record": {name: array[:, :done] for name, array in record._asdict().items()},
+        }
+
+    def _restore(self, states: States, record: Seen) -> int:
+        """Takes up a training that was cut off; epochs done."""
+        held = states.load()
+        if held is None:
+            return 0
+        leaves, structure = jax.tree.flatten(self.state)
+        kept = [held["state"][f"{i:04}"] for i in range(len(leaves))]
+        kept = [jnp.asarray(new, old.dtype) for new, old in zip(kept, leaves, strict=True)]
+        self.state = jax.tree.unflatten(structure, kept)
+        done = int(held["done"])
+        for name, array in record._asdict().items():
+            array[:, :done] = held["record"][name]
+        return done
 
     def _step(self, index: HostArray) -> tuple[TrainState, Seen]:
         mask = np.arange(self._batch_rows) < len(index)

@@ -18,8 +18,8 @@ from jaxpoison.certifying.execute import subsets_of
 from jaxpoison.certifying.opening import open_data
 from jaxpoison.certifying.plan import FEATURES, LEARNERS, default_k
 from jaxpoison.certifying.recipes import auto_features, key_of, learner_of
-from jaxpoison.certifying.storing import Work, difference, saved_identity
 from jaxpoison.sources import Schema
+from jaxpoison.work import Work, difference, saved_identity
 
 BUNCH = load_digits()
 X, Y = BUNCH.images.astype(np.uint8), BUNCH.target
@@ -181,9 +181,9 @@ def cut_off(monkeypatch, after, **options):
     monkeypatch.setattr(voting, "rows_of_a_piece", lambda *_: 10)
     kept, save = [], Work.save
 
-    def stopping(self, number, **arrays):
-        save(self, number, **arrays)
-        kept.append(number)
+    def stopping(self, name, tree):
+        save(self, name, tree)
+        kept.append(name)
         if len(kept) == after:
             raise KeyboardInterrupt
 
@@ -234,7 +234,7 @@ def test_a_damaged_piece_is_computed_again(folder, monkeypatch):
 def test_votes_of_another_plan_are_refused_with_the_difference(folder, monkeypatch, changed, words):
     cut_off(monkeypatch, 1)
     before = sorted(os.listdir("out/.work"))
-    with pytest.raises(UsageError, match="votes of another run") as error:
+    with pytest.raises(UsageError, match="work of another run") as error:
         run_into(plan_of(**changed), "out", resume=True)
     assert words in str(error.value)
     assert sorted(os.listdir("out/.work")) == before

@@ -38,12 +38,15 @@ class FakeScanning:
 
     result: Any = field(default_factory=lambda: FakeReport("clean"))
     plans: list[Any] = field(default_factory=list)
+    ways: list[Any] = field(default_factory=list)
 
-    def run(self, plan, *, progress=None):
+    def run(self, plan, *, progress=None, out=None, resume=False, engine="local"):
         self.plans.append(plan)
+        self.ways.append((resume, engine))
         progress("score", 1, 2)
         if isinstance(self.result, BaseException):
             raise self.result
+        self.result.write(out)
         return self.result
 
     def as_module(self) -> ModuleType:
@@ -72,6 +75,44 @@ def out(tmp_path):
 def error_line(capsys) -> str:
     (line,) = capsys.readouterr().err.splitlines()
     return line
+
+
+def test_how_a_scan_runs_is_passed_on(scanning, out):
+    assert main(["scan", "x.npz", "--out", out, "--resume", "--engine", "ray://head:1"]) == 0
+    assert scanning.ways == [(True, "ray://head:1")]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--coordinator", "a:1"], "--coordinator needs --processes and --process beside it"),
+        (["--processes", "2", "--process", "0"], "--processes needs --coordinator beside it"),
+        (["--coordinator", "a:1", "--processes", "2", "--process", "0"], "needs --engine spmd"),
+        (
+            ["--engine", "spmd", "--coordinator", "a:1", "--processes", "2", "--process", "2"],
+            "--process: 2; give 0 to 1",
+        ),
+        (["--processes", "0"], "whole number, at least 1"),
+    ],
+)
+def test_processes_that_could_not_meet_are_told_so(scanning, out, capsys, options, words):
+    assert main(["scan", "x.npz", "--out", out, *options]) == 4
+    assert words in capsys.readouterr().err and not scanning.plans
+
+
+def test_processes_that_can_meet(monkeypatch, scanning, out, capsys):
+    options = ["--engine", "spmd", "--coordinator", "a:1", "--processes", "2", "--process", "1"]
+    monkeypatch.setattr("jaxpoison.stream.is_first_process", lambda: False)
+    assert main(["scan", "x.npz", "--out", out, *options]) == 0
+    assert scanning.ways == [(False, "spmd:a:1,2,1")] and capsys.readouterr().out == ""
+
+
+def test_a_scan_that_is_cut_off_says_how_to_go_on(scanning, out, capsys):
+    (Path(out) / ".work").mkdir(parents=True)
+    scanning.result = KeyboardInterrupt()
+    assert main(["scan", "x.npz", "--out", out]) == 4  # someone else's, until asked for
+    assert "--resume" in capsys.readouterr().err
+    assert main(["scan", "x.npz", "--out", out, "--resume"]) == 130
 
 
 @pytest.mark.parametrize(("verdict", "status"), [("clean", 0), ("suspicious", 1), ("poisoned", 1)])
@@ -254,12 +295,11 @@ def test_version_and_module_entry():
 VERDICT_TO_CLOSED_PIPE = """
 import sys, types
 fake = types.ModuleType("jaxpoison.scanning")
-report = types.SimpleNamespace(verdict="poisoned", summary=lambda: "POIS\\u2713N", write=print)
-fake.run = lambda plan, progress: report
+report = types.SimpleNamespace(verdict="poisoned", summary=lambda: "POIS\\u2713N")
+fake.run = lambda plan, **ways: report
 fake.ScanPlan = fake.Method = fake.Resources = lambda **options: options
 sys.modules["jaxpoison.scanning"] = fake
 from jaxpoison.cli import main
-report.write = lambda out: None
 sys.exit(main(sys.argv[1:]))
 """
 

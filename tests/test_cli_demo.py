@@ -101,8 +101,9 @@ def test_demo_scans_the_file_and_reads_the_truth_after(
     out = tmp_path / "demo"
     seen = []
 
-    def run(plan, *, progress):
+    def run(plan, *, progress, out, resume, engine):
         seen.append(plan)
+        Path(out).mkdir()
         data = np.load(plan["data"])
         white = (data["x"][:, 24:27, 24:27] == data["x"].max()).all((1, 2))
         rows = np.flatnonzero(white) if finds else np.arange(0)
@@ -110,7 +111,6 @@ def test_demo_scans_the_file_and_reads_the_truth_after(
             verdict="poisoned",
             summary=lambda: "POISONED",
             flagged_indices=lambda: rows,
-            write=lambda folder: Path(folder).mkdir(),
         )
 
     fake = ModuleType("jaxpoison.scanning")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -20,6 +21,10 @@ class _Buffers:
     arrays: tuple[HostArray, ...]
     used: int
     lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """To another process without the lock, and without room that holds nothing yet."""
+        return _Buffers, (tuple(array[: self.used] for array in self.arrays), self.used)
 
 
 class Rows:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jaxpoison._check import UsageError
 from jaxpoison._types import HostArray
 from jaxpoison.certify.certificates import Certificates
 from jaxpoison.certify.ensemble import Ensemble, fit_partitions
@@ -20,10 +21,10 @@ from jaxpoison.certifying.document import make_report
 from jaxpoison.certifying.opening import Opened, open_data
 from jaxpoison.certifying.plan import CertifyPlan, default_k
 from jaxpoison.certifying.recipes import key_of, learner_of, threat_of
-from jaxpoison.certifying.storing import Work, saved_identity
 from jaxpoison.certifying.voting import Count, Piece, pieces
 from jaxpoison.report.files import check_out_dir
-from jaxpoison.stream import use_compile_cache
+from jaxpoison.stream import Engine, open_engine, use_compile_cache
+from jaxpoison.work import Work, saved_identity
 
 if TYPE_CHECKING:
     from jaxpoison.certify.learners import Learner
@@ -42,6 +43,7 @@ def run_into(
     resume: bool = False,
     check: bool = False,
     progress: ProgressFn | None = None,
+    engine: str | Engine = "local",
 ) -> CertificateReport:
     """Certifies and writes the report; votes are kept beside it until it is whole.
 
@@ -51,6 +53,7 @@ def run_into(
         resume: Go on with the votes of that run, if it was one of the same plan.
         check: As in ``run``.
         progress: Called with (stage, done, total).
+        engine: As in ``run``.
 
     Returns:
         The report.
@@ -66,7 +69,7 @@ def run_into(
         return Work(folder, identity, resume=resume)
 
     saved = saved_identity(folder) if resume else None
-    report, work = _run(plan, work_of, saved, check, progress or _silent)
+    report, work = _run(plan, work_of, saved, check, progress or _silent, engine)
     report.write(folder, resume=True)
     if work is not None:
         work.remove()
@@ -74,7 +77,11 @@ def run_into(
 
 
 def run(
-    plan: CertifyPlan, *, check: bool = False, progress: ProgressFn | None = None
+    plan: CertifyPlan,
+    *,
+    check: bool = False,
+    progress: ProgressFn | None = None,
+    engine: str | Engine = "local",
 ) -> CertificateReport:
     """Certified predictions of the test rows of a plan.
 
@@ -82,6 +89,8 @@ def run(
         plan: What to do.
         check: Refit a twentieth of the subsets and compare bits (``certify.verify``).
         progress: Called with (stage, done, total).
+        engine: Where members are trained and asked: "local"; "ray" or "ray://HOST:PORT", a Ray
+            cluster. Changes only the speed.
 
     Returns:
         Predictions, radii and all that they rest on.
@@ -94,7 +103,7 @@ def run(
     **Cost**: the rows in memory, features of all of them, a model a subset, and one vote of each
     model on each test row, of which those on 2,048 rows are held at a time.
     """
-    return _run(plan, None, None, check, progress or _silent)[0]
+    return _run(plan, None, None, check, progress or _silent, engine)[0]
 
 
 def _run(
@@ -103,7 +112,16 @@ def _run(
     saved: dict[str, Any] | None,
     check: bool,
     tell: ProgressFn,
+    engine: str | Engine,
 ) -> tuple[CertificateReport, Work | None]:
+    if isinstance(engine, str):
+        if engine.startswith("spmd"):
+            raise UsageError(
+                f"engine: {engine!r} is for scans; certify on one machine (local) or on a cluster "
+                "(ray, ray://HOST:PORT)"
+            )
+        with open_engine(engine) as opened:
+            return _run(plan, work_of, saved, check, tell, opened)
     clock = _Clock()
     use_compile_cache()
     tell("read", 0, 0)
@@ -115,9 +133,11 @@ def _run(
     threat = threat_of(plan)
     count = Count(plan.rule, threat, data.test.y)
     members, tests = ensemble.partitions.design.num_subsets, len(data.test.x)
-    found = list(
-        pieces(ensemble, data.test.x, count, work, lambda n: tell("vote", n // members, tests))
-    )
+
+    def told(votes: int) -> None:
+        tell("vote", votes // members, tests)
+
+    found = list(pieces(ensemble, data.test.x, count, work, told, engine))
     clock.mark("votes and certificates")
     checked: Verification | None = None
     if check:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -14,11 +14,13 @@ from jaxpoison.certify.learners import ClosedForm
 from jaxpoison.certify.ranking import rank_classes
 from jaxpoison.certify.rules._counting import count_votes
 from jaxpoison.certify.votes import Votes
+from jaxpoison.stream import LocalEngine, make_mesh
 
 if TYPE_CHECKING:
     from jaxpoison.certify.ensemble import Ensemble
     from jaxpoison.certify.threats import Threat
-    from jaxpoison.certifying.storing import Work
+    from jaxpoison.stream import Engine
+    from jaxpoison.work import Work
 
 ROWS = 2048
 """Test rows of a piece, where every member is held: two blocks of the Gram matrix."""
@@ -70,7 +72,12 @@ class Count:
 
 
 def pieces(
-    ensemble: Ensemble, x_test: HostArray, count: Count, work: Work | None, tell: Tell
+    ensemble: Ensemble,
+    x_test: HostArray,
+    count: Count,
+    work: Work | None,
+    tell: Tell,
+    engine: Engine | None = None,
 ) -> Iterator[Piece]:
     """Certificates of all test rows, in order.
 
@@ -80,29 +87,47 @@ def pieces(
         count: How votes are counted.
         work: Where votes are kept, or None.
         tell: Called with the votes cast so far.
+        engine: Where members are trained and asked; None for this process.
 
     Yields:
         Rows that follow each other, with their certificates.
     """
     if not isinstance(ensemble.learner, ClosedForm):
-        yield _certified(_trained(ensemble, x_test, count, work, tell), count, 0)
+        yield _certified(_trained(ensemble, x_test, count, work, tell, engine), count, 0)
         return
     members, done = ensemble.partitions.design.num_subsets, 0
     step = rows_of_a_piece(members, ensemble.num_classes, count.rule)
-    for number, start in enumerate(range(0, len(x_test), step)):
-        rows = x_test[start : start + step]
-        held = None if work is None else work.load(number)
-        if held is None:
-            votes = ensemble.votes(
-                rows, ranking=count.rule == "run_off", progress=_from(tell, done)
-            )
-            if work is not None:
-                work.save(number, **_arrays(votes.labels, votes.ranking))
-        else:
-            votes = _votes(ensemble, held["labels"], held.get("ranking"))
-        done += members * len(rows)
+    starts = range(0, len(x_test), step)
+    wants = count.rule == "run_off"
+    parts = [(start, min(start + step, len(x_test))) for start in starts]
+    engine = engine or LocalEngine(make_mesh())
+    said = tell if isinstance(engine, LocalEngine) else None  # votes cast elsewhere come in pieces
+    found = _computed(_ask, (ensemble, x_test, wants, said), parts, work, engine)
+    for (start, stop), held in zip(parts, found, strict=True):
+        done += members * (stop - start)
         tell(done)
+        votes = _votes(ensemble, held["labels"], held.get("ranking"))
         yield _certified(votes, count, start)
+
+
+def _computed(
+    fn: Callable[..., dict[str, HostArray]],
+    shared: Any,
+    items: Sequence[Any],
+    work: Work | None,
+    engine: Engine,
+) -> Iterator[dict[str, HostArray]]:
+    """``fn(shared, item)`` of each item in order: what is kept is taken, the rest is computed."""
+    held = [work is not None and work.holds(_name(number)) for number in range(len(items))]
+    missing = [item for item, is_held in zip(items, held, strict=True) if not is_held]
+    fresh = engine.tasks(fn, engine.put(shared), missing) if missing else iter(())
+    for number, (item, is_held) in enumerate(zip(items, held, strict=True)):
+        known = work.load(_name(number)) if is_held and work is not None else next(fresh)
+        if known is None:  # it was there a moment ago
+            known = fn(shared, item)
+        if not is_held and work is not None:
+            work.save(_name(number), known)
+        yield known
 
 
 def rows_of_a_piece(members: int, num_classes: int, rule: str) -> int:
@@ -111,22 +136,37 @@ def rows_of_a_piece(members: int, num_classes: int, rule: str) -> int:
     return max(_BLOCK, min(ROWS, _PIECE_BYTES // each // _BLOCK * _BLOCK))
 
 
+def _ask(
+    shared: tuple[Ensemble, HostArray, bool, Tell | None], part: tuple[int, int]
+) -> dict[str, HostArray]:
+    """Votes of all members on some rows."""
+    ensemble, x_test, wants, tell = shared
+    cast = part[0] * ensemble.partitions.design.num_subsets
+    told = None if tell is None else lambda more: tell(cast + more)
+    votes = ensemble.votes(x_test[slice(*part)], ranking=wants, progress=told)
+    return _arrays(votes.labels, votes.ranking)
+
+
 def _trained(
-    ensemble: Ensemble, x_test: HostArray, count: Count, work: Work | None, tell: Tell
+    ensemble: Ensemble,
+    x_test: HostArray,
+    count: Count,
+    work: Work | None,
+    tell: Tell,
+    engine: Engine | None,
 ) -> Votes:
     """Votes of members that are trained, some at a time, and dropped."""
-    parts, wants = ensemble.partitions, count.rule == "run_off"
-    members, c = parts.design.num_subsets, ensemble.num_classes
+    wants = count.rule == "run_off"
+    members, c = ensemble.partitions.design.num_subsets, ensemble.num_classes
     kind = np.min_scalar_type(c - 1)
     labels = np.zeros((members, len(x_test)), kind)
     ranking = np.zeros((members, len(x_test), c), kind) if wants else None
-    for number, start in enumerate(range(0, members, MEMBERS)):
-        ids = np.arange(start, min(start + MEMBERS, members))
-        held = None if work is None else work.load(number)
-        if held is None:
-            held = _arrays(*_train(ensemble, x_test, ids, wants))
-            if work is not None:
-                work.save(number, **held)
+    parts = [
+        np.arange(start, min(start + MEMBERS, members)) for start in range(0, members, MEMBERS)
+    ]
+    engine = engine or LocalEngine(make_mesh())
+    found = _computed(_train, (ensemble, x_test, wants), parts, work, engine)
+    for ids, held in zip(parts, found, strict=True):
         labels[ids] = held["labels"]
         if ranking is not None:
             ranking[ids] = held["ranking"]
@@ -134,9 +174,9 @@ def _trained(
     return _votes(ensemble, labels, ranking)
 
 
-def _train(
-    ensemble: Ensemble, x_test: HostArray, ids: HostArray, wants_ranking: bool
-) -> tuple[HostArray, HostArray | None]:
+def _train(shared: tuple[Ensemble, HostArray, bool], ids: HostArray) -> dict[str, HostArray]:
+    """Votes of some members on all rows, trained for it."""
+    ensemble, x_test, wants_ranking = shared
     parts, c = ensemble.partitions, ensemble.num_classes
     kind = np.min_scalar_type(c - 1)
     ranking = np.zeros((len(ids), len(x_test), c), kind)
@@ -148,7 +188,7 @@ def _train(
             places = np.searchsorted(ids, subsets[inside])
             ranking[places] = rank_classes(np.asarray(scores)[inside])
     labels = np.argmin(ranking, axis=2).astype(kind)
-    return labels, ranking if wants_ranking else None
+    return _arrays(labels, ranking if wants_ranking else None)
 
 
 def _certified(votes: Votes, count: Count, start: int) -> Piece:
@@ -175,5 +215,5 @@ def _arrays(labels: HostArray, ranking: HostArray | None) -> dict[str, HostArray
     return {"labels": labels} if ranking is None else {"labels": labels, "ranking": ranking}
 
 
-def _from(tell: Tell, done: int) -> Tell:
-    return lambda more: tell(done + more)
+def _name(number: int) -> str:
+    return f"piece-{number:06}"

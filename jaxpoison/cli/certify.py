@@ -57,6 +57,7 @@ def add_parser(commands: Any) -> None:
     add("--salt", metavar="TEXT", default="", help="secret key of the hash")
     add("--seed", metavar="N", type=scan.seed, default=0, help="of the split, mlp and cnn")
     add("--verify", action="store_true", help="refit some subsets and compare every bit")
+    add("--engine", metavar="E", default="local", help="local (default), ray, ray://HOST:PORT")
     add("--resume", action="store_true", help="go on with a run that was cut off in DIR")
     add("--plan", action="store_true", help="print models, memory, time and radii to expect")
     add("--quiet", action="store_true", help="print errors only")
@@ -84,10 +85,15 @@ def run(args: argparse.Namespace) -> int:
     try:
         with show_progress(quiet=args.quiet) as progress:
             report = certifying.run_into(
-                plan, args.out, resume=args.resume, check=args.verify, progress=progress
+                plan,
+                args.out,
+                resume=args.resume,
+                check=args.verify,
+                progress=progress,
+                engine=args.engine,
             )
     except KeyboardInterrupt:
-        _tell_of_votes(args.out)
+        scan.tell_of_work(args.out)
         raise
     if not args.quiet:
         output.emit(report.summary())
@@ -137,16 +143,6 @@ def describe_forecast(found: dict[str, Any]) -> str:
     ]
     lines.append("choose k on rows you trust, or fix it beforehand: no certificate covers a choice")
     return "\n".join(lines)
-
-
-def _tell_of_votes(out: str) -> None:
-    from pathlib import Path
-
-    from jaxpoison.cli import output
-    from jaxpoison.report.files import WORK_NAME
-
-    if (Path(out) / WORK_NAME).is_dir():
-        output.complain("jaxpoison: votes so far are kept; add --resume to go on with them")
 
 
 def _lines(title: str, known: dict[str, str]) -> str:

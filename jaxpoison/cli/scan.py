@@ -31,6 +31,9 @@ examples:
   jaxpoison scan train.npz --trusted honest_rows.txt --out report
   jaxpoison scan train.npz --target odd_predictions.npz --out report
   jaxpoison scan train.parquet --plan
+  jaxpoison scan train.npz --out report --resume
+  jaxpoison scan /shared/train.npy --labels /shared/y.npy --out /shared/report --engine spmd
+  jaxpoison scan /shared/train.npy --labels /shared/y.npy --out report --engine ray://head:10001
 """
 
 
@@ -62,6 +65,13 @@ def add_parser(commands: Any) -> None:
     add("--fdr", metavar="Q", type=fdr, help="share of false alarms among the flagged rows")
     add("--budget-mb", metavar="M", type=budget_mb, help="memory the scan may use, in megabytes")
     add("--drop-nonfinite", action="store_true", help="leave out rows with NaN or infinity")
+    add("--resume", action="store_true", help="go on with a scan that was cut off in DIR")
+    add(
+        "--engine", metavar="E", default="local", help="local (default), spmd, ray, ray://HOST:PORT"
+    )
+    add("--coordinator", metavar="HOST:PORT", help="of --engine spmd, where no cluster tells")
+    add("--processes", metavar="N", type=_count, help="of --engine spmd, so many in all")
+    add("--process", metavar="I", type=_number, help="of --engine spmd, this one, from 0")
     add("--plan", action="store_true", help="print rows, passes, memory and time; run nothing")
     add("--exit-zero", action="store_true", help="exit with 0 even if there is evidence of poison")
     add("--quiet", action="store_true", help="print errors only")
@@ -81,6 +91,7 @@ def run(args: argparse.Namespace) -> int:
     from jaxpoison.cli import output
     from jaxpoison.report import check_out_dir
 
+    engine = engine_name(args)
     if args.plan:
         from jaxpoison.scanning import forecast
 
@@ -88,9 +99,18 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if args.out is None:
         raise UsageError("--out is missing; name a folder for the report, or add --plan")
-    check_out_dir(args.out)
-    report = scan_into(make_plan(args), args.out, quiet=args.quiet)
-    if not args.quiet:
+    is_one = not engine.startswith("spmd")
+    if is_one:  # of several, the first one may be faster
+        check_out_dir(args.out, resume=args.resume)
+    try:
+        quiet = args.quiet or not (is_one or args.process == 0)
+        plan = make_plan(args)
+        report = scan_into(plan, args.out, quiet=quiet, resume=args.resume, engine=engine)
+    except BaseException:  # an interrupt and a full disk alike
+        if not args.resume:
+            tell_of_work(args.out)
+        raise
+    if not args.quiet and (is_one or _is_first()):
         output.emit(report.summary())
         output.emit(f"report: {html_path(args.out)}")
     return 0 if report.verdict == "clean" or args.exit_zero else 1
@@ -114,15 +134,63 @@ def make_plan(args: argparse.Namespace) -> ScanPlan:
     )
 
 
-def scan_into(plan: ScanPlan, out: str, *, quiet: bool) -> Report:
+def scan_into(
+    plan: ScanPlan, out: str, *, quiet: bool, resume: bool = False, engine: str = "local"
+) -> Report:
     """Scans with progress shown, and writes the report into a folder."""
     from jaxpoison import scanning
     from jaxpoison.cli.progress import show_progress
 
     with show_progress(quiet=quiet) as progress:
-        report = scanning.run(plan, progress=progress)
-    report.write(out)
-    return report
+        return scanning.run(plan, progress=progress, out=out, resume=resume, engine=engine)
+
+
+def engine_name(args: argparse.Namespace) -> str:
+    """The engine as ``scanning`` takes it, out of the options that say how processes meet.
+
+    Raises:
+        UsageError: Some of these options without the others, or without the engine they are of.
+    """
+    name: str = args.engine
+    meeting = {"--coordinator": args.coordinator, "--processes": args.processes,
+               "--process": args.process}  # fmt: skip
+    given = [option for option, value in meeting.items() if value is not None]
+    if not given:
+        return name
+    if name != "spmd" or len(given) < len(meeting):
+        missing = [option for option in meeting if option not in given] or ["--engine spmd"]
+        raise UsageError(f"{given[0]} needs {' and '.join(missing)} beside it; give all of them")
+    if args.process >= args.processes:
+        raise UsageError(
+            f"--process: {args.process}; give 0 to {args.processes - 1}, of --processes "
+            f"{args.processes}"
+        )
+    return f"spmd:{args.coordinator},{args.processes},{args.process}"
+
+
+def tell_of_work(out: str) -> None:
+    """Says that a run that was cut off can go on, if it can."""
+    from pathlib import Path
+
+    from jaxpoison.cli import output
+    from jaxpoison.report.files import WORK_NAME
+
+    if (Path(out) / WORK_NAME).is_dir():
+        output.complain("jaxpoison: what was done is kept; add --resume to go on with it")
+
+
+def _is_first() -> bool:
+    from jaxpoison.stream import is_first_process
+
+    return is_first_process()
+
+
+def _count(text: str) -> int:
+    return integer(text, 1, None)
+
+
+def _number(text: str) -> int:
+    return integer(text, 0, None)
 
 
 def html_path(out: str, name: str = "report.html") -> str:

@@ -173,9 +173,10 @@ def _in_blocks(stream: Stream, rows: int) -> Stream:
     0.10.2), so a block is worked on at once, and must be small enough for that.
     """
     labels = np.zeros(len(stream), np.int32)
-    inner = Stream(stream.source, labels, 1, stream.mesh, None, 0, stream.progress)
-    inner.layout = Layout(rows, rows, 1)
-    return inner
+    return stream.of(
+        stream.source, labels=labels, num_classes=1, budget_bytes=0, identity=stream.identity,
+        layout=Layout(rows, rows, 1),
+    )  # fmt: skip
 
 
 def _of_block(block: Block, model: Model, labels: Array, asked: Projection) -> Array:

@@ -214,9 +214,7 @@ def _narrow(stream: Stream) -> Stream:
     k = max(int(np.sqrt(folds.GRAM_FLOATS / c)), 2)
     drawn = np.random.default_rng([k, d]).normal(size=(d, k)).astype(np.float32)
     stage = Stage(_thinned, (stream.stage, drawn / np.float32(np.sqrt(d))))
-    return Stream(
-        stream.source, stream.labels, stream.num_classes, stream.mesh, stage, stream.budget_bytes
-    )
+    return stream.behind(stage)
 
 
 @one_thread()

@@ -79,14 +79,7 @@ class GradientDirection:
             stream, model, key, num_inputs=self.num_inputs, num_outputs=self.num_outputs
         )
         keep_norms(stream, model, found)
-        inner = Stream(
-            open_source(_filled(stream, found), role="features"),
-            stream.labels,
-            stream.num_classes,
-            stream.mesh,
-            None,
-            stream.budget_bytes,
-        )
+        inner = stream.of(open_source(_filled(stream, found), role="features"))
         scores = SpectralSignatures(min_rows=self.min_rows).score(inner, key=key)
         values = scores.values
         lost = ~found.is_finite

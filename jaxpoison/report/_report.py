@@ -167,11 +167,12 @@ class Report:
         lines.append(f"note: {visible(doc['note'], 300)}")
         return "\n".join(lines)
 
-    def write(self, out_dir: str | os.PathLike[str]) -> Path:
+    def write(self, out_dir: str | os.PathLike[str], *, resume: bool = False) -> Path:
         """Writes all files of the report into a folder, or nothing at all.
 
         Args:
           out_dir: a folder that does not exist yet (it is created, with its parents) or is empty.
+          resume: it may hold what the scan has done so far, which stays there.
 
         Returns:
           The folder.
@@ -182,7 +183,7 @@ class Report:
         """
         from jaxpoison.report.files import write_report
 
-        return write_report(self, out_dir)
+        return write_report(self, out_dir, resume=resume)
 
     def _repr_html_(self) -> str:
         from jaxpoison.report.html import render_card

@@ -77,7 +77,7 @@ class CertificateReport:
 
         Args:
           out_dir: a folder that does not exist yet (it is created, with its parents) or is empty.
-          resume: it may hold the votes of a run, which stay there.
+          resume: it may hold what the run has done so far, which stays there.
 
         Returns:
           The folder.

@@ -27,7 +27,7 @@ FILE_NAMES = (
 )
 EXPLANATION_NAMES = ("explanation.html", "explanation.json")
 CERTIFICATE_NAMES = ("predictions.parquet", "certificate.html", "certificate.json")
-WORK_NAME = ".work"  # votes of a run that is not done, in the folder of its output
+WORK_NAME = ".work"  # what a run that is not done has so far, in the folder of its output
 _FIXED_COLUMNS = (
     "index",
     "label",
@@ -65,7 +65,7 @@ def check_out_dir(path: str | os.PathLike[str], *, resume: bool = False) -> Path
 
     Args:
       path: a folder that does not exist yet, or an empty one.
-      resume: it may hold the votes of a run that was cut off.
+      resume: it may hold what a run that was cut off has done.
 
     Returns:
       The folder as an absolute path, links resolved.
@@ -97,10 +97,13 @@ def check_out_dir(path: str | os.PathLike[str], *, resume: bool = False) -> Path
 
 
 def _check_empty(out: Path, resume: bool) -> None:
-    held = [name for name in sorted(os.listdir(out)) if not (resume and name == WORK_NAME)]
-    if held == [WORK_NAME]:
+    held = sorted(os.listdir(out))
+    left = _left_by_a_run(out, held)
+    if resume:
+        held = [name for name in held if name not in left]
+    if held and set(held) == left:
         raise UsageError(
-            f"out_dir {str(out)!r} holds the votes of a run that was cut off; go on with it "
+            f"out_dir {str(out)!r} holds what a run that was cut off has done; go on with it "
             f"(--resume), or remove {WORK_NAME!r} there"
         )
     first = next((name for name in held if name != WORK_NAME), None)
@@ -112,17 +115,25 @@ def _check_empty(out: Path, resume: bool) -> None:
         )
 
 
+def _left_by_a_run(out: Path, held: list[str]) -> set[str]:
+    """What a run that was cut off left of those names: its work, and a report half in place."""
+    if WORK_NAME not in held or not {FILE_NAMES[-1], CERTIFICATE_NAMES[-1]}.isdisjoint(held):
+        return {WORK_NAME}.intersection(held)
+    ours = {WORK_NAME, *FILE_NAMES, *CERTIFICATE_NAMES}
+    return {name for name in held if name in ours or name.startswith(f".{out.name}.tmp-")}
+
+
 def text_saver(text: str) -> Callable[[IO[bytes]], object]:
     """What writes a text to an open file, as ``write_files`` takes it."""
     return lambda file: file.write(text.encode("utf-8"))
 
 
-def write_report(report: Report, out_dir: str | os.PathLike[str]) -> Path:
+def write_report(report: Report, out_dir: str | os.PathLike[str], *, resume: bool = False) -> Path:
     """Writes the files named in `FILE_NAMES`; see `Report.write`."""
     from jaxpoison.report.html import render_html
 
     columns = check_columns(report)
-    check_out_dir(out_dir)
+    check_out_dir(out_dir, resume=resume)
     savers: dict[str, Callable[[IO[bytes]], object]] = {
         "scores.parquet": lambda file: save_parquet(columns, file),
         "clean_index.npy": lambda file: _save_npy(report.clean_indices(), file),
@@ -130,7 +141,7 @@ def write_report(report: Report, out_dir: str | os.PathLike[str]) -> Path:
         "report.html": text_saver(render_html(report)),
         "report.json": text_saver(to_json(report.report)),
     }
-    return write_files(out_dir, {name: savers[name] for name in FILE_NAMES})
+    return write_files(out_dir, {name: savers[name] for name in FILE_NAMES}, resume=resume)
 
 
 def write_files(
@@ -160,6 +171,8 @@ def write_files(
     made = [folder for folder in (parent, *parent.parents) if not folder.exists()]
     stage: Path | None = None
     try:
+        if resume and out.is_dir():
+            _remove(out, _left_by_a_run(out, os.listdir(out)) - {WORK_NAME})
         stage = _make_stage(parent, out.name)
         for name, save in savers.items():
             with open(stage / name, "wb") as file:
@@ -174,6 +187,14 @@ def write_files(
             with contextlib.suppress(OSError):
                 folder.rmdir()
     return out
+
+
+def _remove(out: Path, names: set[str]) -> None:
+    for name in names:
+        if (out / name).is_dir():
+            shutil.rmtree(out / name)
+        else:
+            (out / name).unlink()
 
 
 def _make_stage(parent: Path, name: str) -> Path:

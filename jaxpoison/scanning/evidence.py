@@ -17,7 +17,7 @@ from jaxpoison.detect._coordinates import coordinates
 from jaxpoison.detect._detector import Detector
 from jaxpoison.models import Model
 from jaxpoison.scanning.spaces import JOINT_RANK, ProgressFn, Space, joint_space
-from jaxpoison.stream import Stream
+from jaxpoison.stream import Journal, Stream
 
 _SAME = 0.95  # overlap from which two row sets are one
 _TAIL_Q = 0.05  # rows of an open class that a detector without odds sets apart
@@ -228,8 +228,17 @@ def _trained(spaces: list[Space]) -> list[Space]:
     return [s for s in spaces if s.dynamics is not None and s.dynamics.rows is not None]
 
 
-def gather(jobs: list[Job], seed: int, progress: ProgressFn) -> list[Evidence]:
+def gather(
+    jobs: list[Job], seed: int, progress: ProgressFn, journal: Journal | None = None
+) -> list[Evidence]:
     """Runs every detector over what it looks at.
+
+    Args:
+        jobs: What to run.
+        seed: Of everything random.
+        progress: Told behind each.
+        journal: Has the scores of detectors that are done, and is given those of the others; or
+            None.
 
     Raises:
         UsageError: A detector of another package fails, or returns what no detector does.
@@ -238,7 +247,7 @@ def gather(jobs: list[Job], seed: int, progress: ProgressFn) -> list[Evidence]:
     for i, job in enumerate(jobs):
         started = time.perf_counter()
         stream = job.stream
-        scores = _score(job, key_of(job, seed))
+        scores = _kept_score(job, seed, journal)
         out.append(
             Evidence(
                 detector=job.name,
@@ -253,6 +262,19 @@ def gather(jobs: list[Job], seed: int, progress: ProgressFn) -> list[Evidence]:
         )
         progress("score", (i + 1) * len(stream), len(jobs) * len(stream))
     return out
+
+
+def _kept_score(job: Job, seed: int, journal: Journal | None) -> Scores:
+    # values of foreign types can not be kept; the pass behind the gradients is kept itself, and
+    # other detectors take what it gives in passing
+    if journal is None or _is_user(job.name) or job.name == "gradient_direction":
+        return _score(job, key_of(job, seed))
+    name = f"scores-{job.name}{job.suffix}-{job.space}"
+    held: Scores | None = journal.load(name)
+    if held is None:
+        held = _score(job, key_of(job, seed))
+        journal.save(name, held)
+    return held
 
 
 def _score(job: Job, key: jax.Array) -> Scores:

@@ -2,55 +2,29 @@
 
 from __future__ import annotations
 
+import os
 import time
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from jaxpoison import calibrate
-from jaxpoison._check import DataError, NothingToScan
-from jaxpoison._types import OF_GRADIENTS, HostArray
+from jaxpoison._types import OF_GRADIENTS
 from jaxpoison.models import Model
 from jaxpoison.report import Report
 from jaxpoison.scanning import evidence as gathering
 from jaxpoison.scanning.assemble import Outcome, assemble
 from jaxpoison.scanning.grow import grown
+from jaxpoison.scanning.opening import EMBEDDING_ENDINGS, Opened, make_spaces, open_data
 from jaxpoison.scanning.plan import Method, Resources, ScanPlan, name_of
 from jaxpoison.scanning.ranking import ranked
 from jaxpoison.scanning.rates import score_seconds, train_seconds
-from jaxpoison.scanning.spaces import (
-    ProgressFn,
-    Space,
-    input_space,
-    last_space,
-    layer_spaces,
-    silent,
-    witness_stream,
-)
-from jaxpoison.scanning.targets import Asked, read_targets, targets_in
-from jaxpoison.scanning.trusted import require_enough, trusted_rows
+from jaxpoison.scanning.running import Running, digest_of, running
+from jaxpoison.scanning.spaces import ProgressFn, Space, last_space, silent, witness_stream
+from jaxpoison.scanning.targets import targets_in
 from jaxpoison.scanning.verify import label_evidence, verify
 from jaxpoison.sources import Source, open_source, require_labels
-from jaxpoison.sources.inspect import Inspection, inspect
-from jaxpoison.sources.views import DropRows
-from jaxpoison.stream import Stream, make_mesh, use_compile_cache
-
-_EMBEDDING_ENDINGS = (".parquet", ".arrow", ".feather")
-_MIN_CLASS_ROWS = 8  # a class below this is left to no detector at all
-
-
-class Opened(NamedTuple):
-    """What was opened and found fit to scan."""
-
-    source: Source
-    features: Source | None
-    labels: HostArray  # as given
-    classes: HostArray  # distinct labels, ascending
-    dense: HostArray  # [n] int32
-    inspection: Inspection
-    kept: HostArray  # input row numbers
-    trusted: HostArray | None  # [n] bool
-    asked: Asked | None = None  # predictions to be explained
+from jaxpoison.stream import Engine, Stream, make_mesh, use_compile_cache
 
 
 def scan(
@@ -67,6 +41,9 @@ def scan(
     drop_nonfinite: bool = False,
     budget_mb: int = 2048,
     progress: ProgressFn | None = None,
+    out: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    engine: str | Engine = "local",
 ) -> Report:
     """Looks for poison in a dataset; needs no known rate, no clean set, no known attack.
 
@@ -91,14 +68,20 @@ def scan(
         drop_nonfinite: Leave out rows with NaN or infinite values instead of refusing them.
         budget_mb: Memory for rows held between passes; changes only the speed.
         progress: Called with (stage, rows done, rows in all).
+        out: New or empty folder that the report is written to. What is done of the scan is kept
+            there until then, so that one that was cut off can go on; None keeps nothing.
+        resume: Go on with what ``out`` holds of the same scan; the result is the same to the bit.
+        engine: "local", all devices of this process; "spmd", those of all processes that run this
+            program together; "ray" or "ray://HOST:PORT", a Ray cluster. Changes only the speed.
 
     Returns:
         Verdict, scores and flags of every row.
 
     Raises:
         DataError: The data breaks a rule; the message names the row and the next step.
-        UsageError: An argument makes no sense.
+        UsageError: An argument makes no sense, or ``out`` holds another scan.
         NothingToScan: No class has enough rows.
+        OutputError: ``out`` can not be written to.
     """
     plan = ScanPlan(
         data=name_of(x),
@@ -114,21 +97,39 @@ def scan(
         ),
         resources=Resources(budget_mb=budget_mb),
     )
-    source = open_source(x, y)
-    rows = None if features is None else open_source(features, role="features")
-    return _run(plan, source, rows, trusted, target, model, progress or silent)
+    with running(engine, out, resume=resume) as how:
+        source = open_source(x, y)
+        rows = None if features is None else open_source(features, role="features")
+        return _run(plan, source, rows, trusted, target, model, progress or silent, how)
 
 
-def run(plan: ScanPlan, *, progress: ProgressFn | None = None) -> Report:
+def run(
+    plan: ScanPlan,
+    *,
+    progress: ProgressFn | None = None,
+    out: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    engine: str | Engine = "local",
+) -> Report:
     """Opens what a plan names and scans it.
+
+    Args:
+        plan: What to do.
+        progress: Called with (stage, rows done, rows in all).
+        out: As in ``scan``.
+        resume: As in ``scan``.
+        engine: As in ``scan``.
 
     Raises:
         DataError: A file can not be read or breaks a rule.
         NothingToScan: No class has enough rows.
+        UsageError: ``out`` holds another scan, or the engine is not there.
+        OutputError: ``out`` can not be written to.
     """
-    source = open_source(plan.data, plan.labels)
-    rows = None if plan.features is None else open_source(plan.features, role="features")
-    return _run(plan, source, rows, plan.trusted, plan.target, None, progress or silent)
+    with running(engine, out, resume=resume, devices=plan.resources.devices) as how:
+        source = open_source(plan.data, plan.labels)
+        rows = None if plan.features is None else open_source(plan.features, role="features")
+        return _run(plan, source, rows, plan.trusted, plan.target, None, progress or silent, how)
 
 
 def _run(
@@ -139,20 +140,27 @@ def _run(
     target: Any,
     model: Model | None,
     progress: ProgressFn,
+    how: Running,
 ) -> Report:
     started = time.perf_counter()
     use_compile_cache()
     loaded = gathering.load_user_detectors(plan.names)
-    data = open_data(plan, source, rows, trusted, target, progress)
-    mesh = make_mesh(plan.resources.devices)
-    budget = plan.resources.budget_mb << 20
-    raw = Stream(data.source, data.dense, len(data.classes), mesh, None, budget)
-    spaces, model, trained, compiled = make_spaces(plan, data, raw, model, progress)
+    data = open_data(plan, source, rows, trusted, target, progress, how.engine)
+    work = how.work(_identity(plan, data))
+    journal = how.journal(work)
+    raw = Stream(
+        data.source, data.dense, len(data.classes), make_mesh(plan.resources.devices),
+        budget_bytes=plan.resources.budget_mb << 20, engine=how.engine, journal=journal,
+        identity=data.identity(data.inspection.fingerprint),
+    )  # fmt: skip
+    # Orbax waits for all processes, so the state of a training is kept where there is one
+    states = work if how.engine.num_processes == 1 else None
+    spaces, model, trained, compiled = make_spaces(plan, data, raw, model, progress, states)
     told = _told(data, spaces, model)
     jobs, reasons = gathering.jobs_of(
         spaces, raw, model, plan.names, loaded, told, are_named=plan.method.detectors is not None
     )
-    gathered = gathering.gather(jobs, plan.method.seed, progress)
+    gathered = gathering.gather(jobs, plan.method.seed, progress, journal)
     evidence = [each for each in gathered if each.detector not in calibrate.APART]
     size = int(np.prod(raw.row_shape))
     groups = gathering.groups_of(evidence, data.dense, size)
@@ -168,7 +176,7 @@ def _run(
         )
     total = time.perf_counter() - started
     timing = {"total": total, "compile": compiled, "train": trained, "score": total - trained}
-    return assemble(
+    report = assemble(
         Outcome(
             plan, data.source, data.labels, data.classes, data.dense, data.kept, data.trusted,
             data.inspection,
@@ -176,6 +184,22 @@ def _run(
             timing,
         )
     )  # fmt: skip
+    how.write(report, work)
+    return report
+
+
+def _identity(plan: ScanPlan, data: Opened) -> dict[str, Any]:
+    """All of the data and the plan that decides the result."""
+    asked = plan.as_dict()
+    asked.pop("resources")
+    targets = None if data.asked is None else data.asked.source.fingerprint()
+    return {
+        "plan": asked,
+        "data": {"fingerprint": data.inspection.fingerprint, "kept": digest_of(data.kept)},
+        "features": data.of_features,
+        "trusted": digest_of(data.trusted),
+        "target": targets,
+    }
 
 
 def _told(data: Opened, spaces: list[Space], model: Model | None) -> dict[str, dict[str, Any]]:
@@ -186,99 +210,6 @@ def _told(data: Opened, spaces: list[Space], model: Model | None) -> dict[str, d
     if data.trusted is not None:
         told["shapley"] = {"trusted": data.trusted}
     return told
-
-
-def open_data(
-    plan: ScanPlan, source: Source, rows: Source | None, trusted: Any, target: Any,
-    progress: ProgressFn,
-) -> Opened:  # fmt: skip
-    """Reads everything once: fingerprint, finite values, labels, lengths.
-
-    Args:
-        plan: What was asked for.
-        source: The data.
-        rows: Features of it, if given.
-        trusted: Rows known to be honest, if given.
-        target: Predictions asked about, if given.
-        progress: Told of rows read.
-
-    Raises:
-        DataError: The data breaks a rule.
-        NothingToScan: No class has enough rows.
-    """
-    known = None if trusted is None else trusted_rows(trusted, len(source))
-    if rows is not None and len(rows) != len(source):
-        raise DataError(
-            f"features: {rows.name} has {len(rows)} rows, the data {len(source)}; "
-            "give one row of features for each row of data"
-        )
-    labels = require_labels(source)
-    found = inspect(source, progress=lambda done, total: progress("read", done, total))
-    bad = found.nonfinite
-    if rows is not None:
-        other = inspect(rows)
-        bad = np.union1d(bad, other.nonfinite)
-        if not plan.method.drop_nonfinite:
-            other.require_finite(rows.name)
-    if not plan.method.drop_nonfinite:
-        found.require_finite(source.name)
-    kept = np.arange(len(source))
-    if len(bad):
-        kept = np.delete(kept, bad)
-        source, labels = DropRows(source, bad), labels[kept]
-        rows = None if rows is None else DropRows(rows, bad)
-        if known is not None:
-            known = known[kept]
-            require_enough(known)
-    classes, dense = np.unique(labels, return_inverse=True)
-    if len(classes) < 2:
-        raise DataError(
-            f"labels: only one class ({classes.tolist()}) in {source.name}; "
-            "poison is found by comparing classes, give data of at least two"
-        )
-    if np.bincount(dense).max() < _MIN_CLASS_ROWS:
-        raise NothingToScan(
-            f"{source.name}: the largest class has {np.bincount(dense).max()} rows; "
-            f"at least one class needs {_MIN_CLASS_ROWS}"
-        )
-    like, names = source if rows is None else rows, source.schema.class_names
-    asked = None if target is None else read_targets(target, like, classes, names)
-    dense = dense.astype(np.int32)
-    return Opened(source, rows, labels, classes, dense, found, kept, known, asked)
-
-
-def make_spaces(
-    plan: ScanPlan, data: Opened, raw: Stream, model: Model | None, progress: ProgressFn
-) -> tuple[list[Space], Model | None, float, float]:
-    """The spaces and their network, with the seconds that training and its compiling took.
-
-    Args:
-        plan: What was asked for.
-        data: Of ``open_data``.
-        raw: Its rows.
-        model: A network of the user, or None to train one where one is needed.
-        progress: Told of rows trained on.
-    """
-    seed = plan.method.seed
-    is_embedding = plan.data.endswith(_EMBEDDING_ENDINGS)
-    if is_embedding and data.features is None and model is None:
-        return [input_space(raw, data.source, seed, "features")], None, 0.0, 0.0
-    spaces = [input_space(raw, data.source, seed)]
-    if data.features is not None:
-        given = Stream(data.features, data.dense, raw.num_classes, raw.mesh, None, raw.budget_bytes)
-        space = input_space(given, data.features, seed, "features")
-        return [*spaces, space._replace(is_learned=True)], None, 0.0, 0.0
-    trained = compiled = 0.0
-    fitted = None
-    if model is None:
-        from jaxpoison.training import fit
-
-        fitted = fit(
-            data.source, data.dense, raw.num_classes, epochs=plan.method.epochs, seed=seed,
-            progress=progress,
-        )  # fmt: skip
-        model, trained, compiled = fitted.model, fitted.seconds, fitted.compile_seconds
-    return [*spaces, *layer_spaces(raw, model, fitted)], model, trained, compiled
 
 
 def forecast(plan: ScanPlan) -> dict[str, Any]:
@@ -297,7 +228,7 @@ def forecast(plan: ScanPlan) -> dict[str, Any]:
     stream = Stream(source, dense, num_classes, make_mesh(plan.resources.devices))
     n, d = len(source), int(np.prod(stream.row_shape))
     wide = min(d, 1024)
-    is_trained = plan.features is None and not plan.data.endswith(_EMBEDDING_ENDINGS)
+    is_trained = plan.features is None and not plan.data.endswith(EMBEDDING_ENDINGS)
     names = plan.names
     if plan.method.detectors is None and not is_trained:
         names = tuple(name for name in names if name not in OF_GRADIENTS)

@@ -14,11 +14,11 @@ from jaxpoison.detect._head import MAX_SOLVED, Head, fit_head, mean_responsibili
 from jaxpoison.detect.influence import features_of
 from jaxpoison.models import Model
 from jaxpoison.report import Example, Explanation, Pictures, class_names_of
-from jaxpoison.scanning.execute import Opened, make_spaces, open_data
+from jaxpoison.scanning.opening import Opened, make_spaces, open_data
 from jaxpoison.scanning.plan import Method, Resources, ScanPlan, name_of
 from jaxpoison.scanning.spaces import ProgressFn, Space, last_space, silent
 from jaxpoison.sources import open_source
-from jaxpoison.stream import Stream, make_mesh, use_compile_cache
+from jaxpoison.stream import LocalEngine, Stream, make_mesh, use_compile_cache
 
 MAX_TOP = 100
 """Rows of each kind that an explanation can list."""
@@ -107,12 +107,13 @@ def explain(
         )
     use_compile_cache()
     rows = None if features is None else open_source(features, role="features")
-    data = open_data(plan, source, rows, None, None, tell)
+    mesh = make_mesh()
+    data = open_data(plan, source, rows, None, None, tell, LocalEngine(mesh))
     place = int(np.searchsorted(data.kept, row))
     if place == len(data.kept) or data.kept[place] != row:
         raise DataError(f"row: {row} holds NaN or infinity and was left out; explain another one")
     c = len(data.classes)
-    raw = Stream(data.source, data.dense, c, make_mesh(None), None, budget_mb << 20)
+    raw = Stream(data.source, data.dense, c, mesh, None, budget_mb << 20)
     spaces, _, trained, _ = make_spaces(plan, data, raw, model, tell)
     space = last_space(spaces)
     found = _found(space, data, place)

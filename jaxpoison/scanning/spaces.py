@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -160,17 +162,13 @@ def layer_spaces(
     for name, part in parts.items():
         if part.shape[1] == 0:
             continue
-        source = _hold(np.ascontiguousarray(part), name, stream.budget_bytes, folder)
-        inner = Stream(
-            source,
-            stream.labels,
-            stream.num_classes,
-            stream.mesh,
-            None,
-            stream.budget_bytes,
-            stream.progress,
-        )
-        spaces.append(Space(name, inner, True, dynamics))
+        rows = np.ascontiguousarray(part)
+        is_small = rows.nbytes <= stream.budget_bytes // _HELD_SHARE
+        if is_small or not stream.runs.sees_files:
+            source = open_source(rows, role="features")
+        else:
+            source = _in_file(rows, name, folder)
+        spaces.append(Space(name, stream.of(source), True, dynamics))
     return spaces
 
 
@@ -189,8 +187,7 @@ def joint_space(spaces: list[Space]) -> Space | None:
     parts = [coordinates(s.stream, "contrast", JOINT_RANK) for s in spaces]
     inner = spaces[0].stream
     source = open_source(np.concatenate(parts, axis=1), role="features")
-    stream = Stream(source, inner.labels, inner.num_classes, inner.mesh, None, inner.budget_bytes)
-    return Space("joint", stream, True)
+    return Space("joint", inner.of(source), True)
 
 
 def witness_stream(space: Space, source: Source) -> Stream:
@@ -210,16 +207,15 @@ def witness_stream(space: Space, source: Source) -> Stream:
     scale, projection = stage.params
     apart = directions.T if projection is None else projection @ directions.T
     view = Stage(stage.fn, (scale, apart.astype(np.float32)))
-    return Stream(
-        stream.source, stream.labels, stream.num_classes, stream.mesh, view, stream.budget_bytes
-    )
+    return stream.behind(view)
 
 
-def _hold(rows: HostArray, name: str, budget_bytes: int, folder: Path | None) -> Source:
-    """Rows as a source: in memory while small against the budget, else in a file."""
-    if rows.nbytes <= budget_bytes // _HELD_SHARE:
-        return open_source(rows, role="features")
+def _in_file(rows: HostArray, name: str, folder: Path | None) -> Source:
+    """Rows as a source that reads them back from a file; a temporary one goes with it."""
     place = folder or Path(tempfile.mkdtemp(prefix="jaxpoison-"))
     path = place / f"{name}.npy"
     np.save(path, rows)
-    return open_source(path, role="features")
+    source = open_source(path, role="features")
+    if folder is None:
+        weakref.finalize(source, shutil.rmtree, place, ignore_errors=True)
+    return source

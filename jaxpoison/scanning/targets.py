@@ -17,7 +17,6 @@ from jaxpoison.sources import Source, open_source
 from jaxpoison.sources.base import listing
 from jaxpoison.sources.inspect import inspect
 from jaxpoison.sources.npz import members
-from jaxpoison.stream import Stream
 
 _MEMBERS = ("x", "y")
 
@@ -79,8 +78,7 @@ def targets_in(asked: Asked, space: Space, model: Model | None) -> Targets:
         model: What made the space, or None.
     """
     stage = None if model is not None else space.stream.stage
-    c, mesh = space.stream.num_classes, space.stream.mesh
-    stream = Stream(asked.source, asked.labels, c, mesh, stage)
+    stream = space.stream.of(asked.source, labels=asked.labels, stage=stage)
     features = features_of(stream) if model is None else stream.map(_features, model)
     if not np.isfinite(features).all():
         row = int(np.argmin(np.isfinite(features).all(axis=1)))

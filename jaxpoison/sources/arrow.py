@@ -14,6 +14,7 @@ from jaxpoison._check import DataError, NothingToScan
 
 from .arrow_files import ArrowFile, decoding, open_arrow_file
 from .base import Array, ColumnSource, listing, quote
+from .columns import Sendable
 from .labels import Labels, check_labels, number_names
 
 X_NAMES = ("embedding", "embeddings", "features", "x", "vector")
@@ -23,7 +24,7 @@ _PIECE_BYTES = 4 << 20
 _LABEL_ROWS = 1 << 16
 
 
-class ArrowColumn:
+class ArrowColumn(Sendable):
     """A list column as rows [n, D], decoded forward a few megabytes at a time.
 
     Going back, or to a later group, starts again at the beginning of a row group.
@@ -102,6 +103,9 @@ class ArrowColumn:
     def _drop(self) -> None:
         self._pieces, self._at = None, 0
         self._piece = np.empty((0, self.shape[1]), self.dtype)
+
+    def _closed(self) -> dict[str, Any]:
+        return {"_pieces": None, "_at": 0, "_piece": np.empty((0, self.shape[1]), self.dtype)}
 
     def close(self) -> None:
         """Let go of the file; the next ``read`` opens it again."""

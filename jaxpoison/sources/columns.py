@@ -77,7 +77,27 @@ def bytes_of(array: Array) -> memoryview:
     return array.reshape(-1).view(np.uint8).data
 
 
-class FileColumn:
+class Sendable:
+    """A column that goes to another process closed, and is opened there again."""
+
+    _lock: threading.Lock
+
+    def _closed(self) -> dict[str, Any]:
+        """What a column that nothing was read of has in place of open files."""
+        return {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the lock and what is open."""
+        kept = {name: value for name, value in self.__dict__.items() if name != "_lock"}
+        return {**kept, **self._closed()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """The same, with a lock of its own."""
+        self.__dict__.update(state)
+        self._lock = threading.Lock()
+
+
+class FileColumn(Sendable):
     """Rows stored at an offset of a file, in C or Fortran order."""
 
     def __init__(
@@ -115,6 +135,9 @@ class FileColumn:
                 fill(self._file, bytes_of(column), self.name)
             return columns.transpose()
 
+    def _closed(self) -> dict[str, Any]:
+        return {"_file": None}
+
     def close(self) -> None:
         """Close the file; the next ``read`` opens it again."""
         with self._lock:
@@ -127,7 +150,7 @@ class FileColumn:
         self.close()
 
 
-class StreamColumn:
+class StreamColumn(Sendable):
     """Rows in a compressed stream: forward in linear time, backward by starting again."""
 
     def __init__(
@@ -181,6 +204,9 @@ class StreamColumn:
         if self._stream is not None:
             self._stream.close()
         self._stream, self._at = None, 0
+
+    def _closed(self) -> dict[str, Any]:
+        return {"_stream": None, "_at": 0}
 
     def close(self) -> None:
         """Close the stream; the next ``read`` starts it again."""

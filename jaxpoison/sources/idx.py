@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import re
 import struct
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import IO, Any, cast
@@ -53,7 +54,7 @@ def open_column(path: Path, name: str) -> Column:
     if held != declared:
         raise DataError(_size_message(name, shape, declared, f"{held} bytes"))
     if path.suffix == ".gz":
-        return StreamColumn(lambda: _open(path), name, offset, shape, dtype)
+        return StreamColumn(partial(_open, path), name, offset, shape, dtype)
     return FileColumn(path, name, offset, shape, dtype)
 
 

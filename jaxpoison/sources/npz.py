@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import zipfile
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 from jaxpoison._check import DataError
@@ -71,11 +72,13 @@ def open_member(path: Path, member: str, name: str) -> Column:
             "save it uncompressed (np.savez), or save np.ascontiguousarray(x)"
         )
 
-    def open_stream() -> Stream:
-        with zipfile.ZipFile(path) as archive:  # the member keeps the file open by itself
-            return archive.open(info.filename)
-
+    open_stream = partial(_open_stream, path, info.filename)
     return StreamColumn(open_stream, label, header.offset, header.shape, header.dtype)
+
+
+def _open_stream(path: Path, filename: str) -> Stream:
+    with zipfile.ZipFile(path) as archive:  # the member keeps the file open by itself
+        return archive.open(filename)
 
 
 def _data_offset(path: Path, info: zipfile.ZipInfo, name: str) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -19,6 +20,10 @@ class _Chunk:
     rows: HostArray  # [CHUNK, f]; zeros behind the last row
     used: int
     lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """To another process without the lock."""
+        return _Chunk, (self.rows, self.used)
 
 
 class FeatureRows:

@@ -1,0 +1,225 @@
+"""Shards over the devices of all processes that run this program together.
+
+Every process reads the shards of its own devices, and every process gets the values of all of
+them, in shard order: what is made of them on the host is the same everywhere, so no process needs
+to be told what another decided.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+
+from jaxpoison._check import UsageError
+from jaxpoison._types import Block, HostArray
+
+from ._engines import Alone, ShardValue
+from ._records import Journal
+from ._rows import Rows
+from ._steps import Stage, make_mesh, one_each, pass_step, replicated
+
+T = TypeVar("T")
+
+
+class SpmdEngine(Alone):
+    """All devices of all processes, one shard each; needs ``jax.distributed.initialize`` before."""
+
+    def __init__(self) -> None:
+        self.mesh = make_mesh(is_global=True)
+
+    @property
+    def is_writer(self) -> bool:
+        """Whether this is the first process."""
+        first: bool = jax.process_index() == 0
+        return first
+
+    @property
+    def num_processes(self) -> int:
+        """Of ``jax.distributed``."""
+        return int(jax.process_count())
+
+    def feed(self, rows: Rows, budget_bytes: int) -> SpmdFeed:
+        """The rows on the mesh; each process holds those of its own devices."""
+        return SpmdFeed(rows, self.mesh, budget_bytes)
+
+    def shared(self, source: Any) -> Any:
+        """The source read by all processes together, a part each."""
+        return source if jax.process_count() == 1 else SharedSource(source)
+
+    def agreed(self, do: Callable[[], T]) -> T | None:
+        """What the first process does, or None on the others; all of them raise if it raises.
+
+        Raises:
+            UsageError: On the others, where the first process raised anything.
+        """
+        failure: Exception | None = None
+        value: T | None = None
+        if self.is_writer:
+            try:
+                value = do()
+            except Exception as error:  # raised below, once the others know
+                failure = error
+        failed = _broadcast(np.array(failure is not None, np.int32))
+        if failure is not None:
+            raise failure
+        if failed:
+            raise UsageError("the first process gave up; its message says why")
+        return value
+
+    def journal(self, kept: Any, decode: Callable[[bytes], Any], *, resume: bool) -> Journal | None:
+        """What all processes take from the journal of the first one; None where none is kept."""
+        if not _broadcast(np.array(kept is not None, np.int32)):
+            return None
+        return SharedJournal(kept, decode, resume=resume)
+
+
+class SpmdFeed:
+    """Rows on a mesh of several processes."""
+
+    def __init__(self, rows: Rows, mesh: jax.sharding.Mesh, budget_bytes: int) -> None:
+        self.rows, self.mesh = rows, mesh
+        me = jax.process_index()
+        self._mine = [i for i, d in enumerate(mesh.devices.flat) if d.process_index == me]
+        self._keeps = rows.shard_bytes * rows.num_shards <= budget_bytes
+        self._held: list[Block] | None = None
+
+    def place(self, tree: Any) -> Any:
+        """Replicated on the mesh, from the equal values that every process has."""
+
+        def put(leaf: Any) -> Any:
+            host = np.asarray(leaf)
+            return jax.make_array_from_callback(host.shape, replicated(self.mesh), host.__getitem__)
+
+        return jax.tree.map(put, tree)
+
+    def run(
+        self, fn: Callable[..., Any], operands: Any, stage: Stage | None, first: int
+    ) -> Iterator[ShardValue]:
+        """One step a group of shards, its values gathered by all."""
+        from jax.experimental.multihost_utils import process_allgather
+
+        size = self.mesh.size
+        for start, blocks in self._groups(first):
+            values = pass_step(operands, stage, blocks, fn=fn, mesh=self.mesh)
+            values, ids, mask = process_allgather((values, blocks.ids, blocks.mask), tiled=True)
+            for i in range(min(size, self.rows.num_shards - start)):
+                yield ShardValue(jax.tree.map(lambda a, i=i: a[i], values), ids[i], mask[i])
+
+    def _groups(self, first: int) -> Iterator[tuple[int, Block]]:
+        size, shards = self.mesh.size, self.rows.num_shards
+        starts = range(first, shards, size)
+        if self._held is not None and first == 0:
+            yield from zip(starts, self._held, strict=True)
+            return
+        keep: list[Block] | None = [] if self._keeps and first == 0 else None
+        offset, count = self._mine[0], len(self._mine)
+        with ThreadPoolExecutor(1) as reader:
+            ahead = reader.submit(self.rows.group, first + offset, count) if starts else None
+            for start in starts:
+                assert ahead is not None
+                local = ahead.result()
+                after = start + size
+                ahead = (
+                    reader.submit(self.rows.group, after + offset, count)
+                    if after < shards
+                    else None
+                )
+                blocks = Block(*(self._together(part) for part in local))
+                if keep is not None:
+                    keep.append(blocks)
+                yield start, blocks
+        if keep is not None:
+            self._held = keep
+
+    def _together(self, part: HostArray) -> Any:
+        shape = (self.mesh.size, *part.shape[1:])
+        make: Any = jax.make_array_from_process_local_data
+        return make(one_each(self.mesh), part, shape)
+
+
+class SharedSource:
+    """A source of which every process reads a part of each range, and gets all of it.
+
+    Every process must ask for the same ranges in the same order.
+    """
+
+    def __init__(self, source: Any) -> None:
+        self._source = source
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return len(self._source)
+
+    def __getattr__(self, name: str) -> Any:
+        """Schema, name, labels and what else the source has."""
+        return getattr(self._source, name)
+
+    def read(self, start: int, stop: int) -> dict[str, HostArray]:
+        """Rows ``start`` to ``stop``, as the source itself gives them."""
+        from jax.experimental.multihost_utils import process_allgather
+
+        size, me, rows = jax.process_count(), jax.process_index(), stop - start
+        step = -(-max(rows, 1) // size)
+        first, last = (min(start + i * step, stop) for i in (me, me + 1))
+        mine = self._source.read(first, last)["x"]
+        part = np.zeros((step, *mine.shape[1:]), mine.dtype)
+        part[: len(mine)] = mine
+        parts = np.asarray(process_allgather(part))
+        block = {"x": np.ascontiguousarray(parts.reshape(-1, *mine.shape[1:])[:rows])}
+        labels = self._source.labels()
+        if labels is not None:  # not gathered: 64-bit integers would lose their upper half
+            block["y"] = labels[start:stop]
+        return block
+
+
+class SharedJournal:
+    """A journal of the first process; what it has, all processes take from it."""
+
+    every = 5.0
+
+    def __init__(self, kept: Any, decode: Callable[[bytes], Any], *, resume: bool) -> None:
+        self._kept, self._decode, self._resume = kept, decode, resume
+
+    def load(self, name: str) -> Any:
+        """Of the first process; nothing is asked where nothing can be there."""
+        if not self._resume:
+            return None
+        data = b"" if self._kept is None else self._kept.load_bytes(name) or b""
+        size = int(_broadcast(np.array(len(data), np.int32)))
+        if not size:
+            return None
+        padded = np.frombuffer(data, np.uint8) if data else np.zeros(size, np.uint8)
+        return self._decode(np.asarray(_broadcast(padded)).tobytes())
+
+    def save(self, name: str, tree: Any) -> None:
+        """By the first process."""
+        if self._kept is not None:
+            self._kept.save(name, tree)
+
+
+def _broadcast(value: HostArray) -> Any:
+    from jax.experimental.multihost_utils import broadcast_one_to_all
+
+    return broadcast_one_to_all(value)
+
+
+def join(coordinator: str | None, num_processes: int | None, process: int | None) -> None:
+    """Meets the other processes: as told, or as the cluster tells (``jax.distributed``).
+
+    Raises:
+        UsageError: They can not be met.
+    """
+    if jax.distributed.is_initialized():
+        return
+    try:
+        jax.distributed.initialize(coordinator, num_processes, process)
+    except (ValueError, RuntimeError) as error:
+        raise UsageError(
+            f"engine spmd: the processes did not meet ({error}); start one process a machine under "
+            "SLURM, Open MPI, Kubernetes or Cloud TPU, or give --coordinator HOST:PORT, "
+            "--processes N and --process I to each"
+        ) from error

@@ -1,0 +1,227 @@
+"""Rows of a source seen as blocks, and the three verbs on them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxpoison._types import Block, HostArray
+from jaxpoison.layout import Layout
+
+from ._engines import Engine, LocalEngine, ShardValue
+from ._keys import key_of_pass
+from ._records import Journal, Record, Unkept
+from ._rows import Rows, RowSource
+from ._steps import Stage, make_mesh, mesh_of_solvers, one_each, replicated, spread_step
+
+_GROUP_ROWS = 16_384  # rows of all members that one vmapped call of ``spread`` works on
+_GROUPS = (16, 32)  # fewest and most members of one, where that many rows allow
+
+
+class Fold(Protocol):
+    """A statistic of all rows, as a frozen dataclass registered as a pytree.
+
+    Array fields are operands, configuration is static: a fold that closed over arrays would be
+    compiled anew for each value. ``merge`` runs on the host on float64 arrays and must be
+    associative.
+    """
+
+    def update(self, block: Block) -> Any:
+        """The partial result of one block, traced."""
+
+    def merge(self, left: Any, right: Any) -> Any:
+        """Two partial results made one, on the host."""
+
+    def finish(self, carry: Any) -> Any:
+        """The value, on the host."""
+
+
+class Additive:
+    """A fold whose partial results are added."""
+
+    def merge(self, left: Any, right: Any) -> Any:
+        """Adds leaf by leaf."""
+        return jax.tree.map(np.add, left, right)
+
+    def finish(self, carry: Any) -> Any:
+        """The sums themselves."""
+        return carry
+
+
+def _update(block: Block, fold: Fold) -> Any:
+    return fold.update(block)
+
+
+@dataclass
+class Stream:
+    """Rows of a source as blocks on the devices of an engine.
+
+    Attributes:
+        source: Where rows come from; read by a background thread, one block ahead.
+        labels: [n] int32 dense classes 0..c-1 (host).
+        num_classes: c.
+        mesh: Devices of this process: members of ``spread`` are shared out over them, and the
+            shards too where no engine is given.
+        stage: Applied to every block on the device, or None.
+        budget_bytes: Blocks stay on the devices between passes while all of them fit in this.
+        progress: Called with the rows done so far after each shard.
+        engine: What runs the passes; None for the mesh.
+        journal: Keeps what passes gave, so that a scan that was cut off need not do them again;
+            or None.
+        identity: What stands for the rows in the journal; None for their content hash.
+        layout: Of a shard; None for the one that follows from the rows.
+    """
+
+    source: RowSource
+    labels: HostArray
+    num_classes: int
+    mesh: Mesh = field(default_factory=make_mesh)
+    stage: Stage | None = None
+    budget_bytes: int = 1 << 30
+    progress: Callable[[int], None] | None = None
+    engine: Engine | None = None
+    journal: Journal | None = None
+    identity: str | None = None
+    layout: Layout | None = None
+
+    def __post_init__(self) -> None:
+        """Lays out the blocks."""
+        self.rows = Rows.of(self.source, self.labels, self.num_classes, self.layout)
+        self.row_shape, self.dtype = self.rows.row_shape, self.rows.dtype
+        self.num_shards = self.rows.num_shards
+        self.resident_bytes = self.rows.shard_bytes * self.num_shards
+        self.counts = np.bincount(self.labels, minlength=self.num_classes)
+        self.runs = self.engine or LocalEngine(self.mesh)
+        self._feed = self.runs.feed(self.rows, self.budget_bytes)
+        self._memo: dict[Any, Any] = {}
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return len(self.source)
+
+    def through(self, stage: Stage) -> Stream:
+        """The same rows behind a stage (of which a stream has one at the most)."""
+        if self.stage is not None:
+            raise ValueError("this stream has a stage already; compose the two functions instead")
+        return replace(self, stage=stage)
+
+    def behind(self, stage: Stage | None) -> Stream:
+        """The same rows behind another stage."""
+        return replace(self, stage=stage)
+
+    def of(self, source: RowSource, **changes: Any) -> Stream:
+        """Other rows, run and kept in the same way, without a stage unless one is given."""
+        plain = {"stage": None, "identity": None, "layout": None}
+        return replace(self, source=source, **{**plain, **changes})
+
+    def memo(self, key: Any, make: Callable[[], Any]) -> Any:
+        """A value computed once for this stream, so that detectors share passes."""
+        if key not in self._memo:
+            self._memo[key] = make()
+        return self._memo[key]
+
+    def fold(self, fold: Fold) -> Any:
+        """One pass: the fold of all rows, bit-equal on any number of devices.
+
+        **Cost**: one read of the data, plus the partial result of each shard brought to the host.
+        """
+        record = self._record("fold", type(fold), fold)
+        done, carry = record.load_carry()
+        for shard, part in self._pass(_update, (fold,), done):
+            value = jax.tree.map(lambda a: np.asarray(a, _wide(a)), part.value)
+            carry = value if carry is None else fold.merge(carry, value)
+            record.keep_carry(shard + 1, carry, is_last=shard + 1 == self.num_shards)
+        return fold.finish(carry)
+
+    def map(self, fn: Callable[..., Any], *operands: Any) -> HostArray:
+        """One pass: ``fn(block, *operands) -> [tiles, t, ...]`` for each row, in input order.
+
+        Args:
+            fn: Static, module-level.
+            *operands: Arrays that ``fn`` needs; traced, so new values compile nothing.
+
+        Returns:
+            [n, ...] on the host.
+        """
+        if not len(self):
+            raise ValueError("the source is empty")
+        record = self._record("map", fn, operands)
+        done, out = record.load_rows(len(self))
+        for shard, (value, ids, mask) in self._pass(fn, operands, done):
+            if out is None:
+                out = np.empty((len(self), *value.shape[2:]), value.dtype)
+            keep = mask > 0
+            out[ids[keep]] = value[keep]
+            record.keep_rows(shard + 1, out, self.rows.stop(shard))
+        assert out is not None
+        return out
+
+    def spread(self, fn: Callable[..., Any], members: Any, *shared: Any) -> Any:
+        """``fn(member, *shared)`` for every member, members spread over the devices.
+
+        Args:
+            fn: Static, module-level; sees one member.
+            members: Pytree whose leaves are stacked on the first axis.
+            *shared: What every member sees.
+
+        Returns:
+            Pytree of stacked host arrays. Groups have a size that follows from the members'
+            shape alone, so the bits do not depend on the number of devices, and few sizes, so
+            that another number of members seldom compiles.
+        """
+        leaves = jax.tree.leaves(members)
+        count, rows = leaves[0].shape[0], max(a.shape[1] if a.ndim > 1 else 1 for a in leaves)
+        fewest, most = _GROUPS
+        group = most if count > fewest else fewest
+        group = min(group, 1 << int(np.log2(max(_GROUP_ROWS // max(rows, 1), 1))))
+        mesh = mesh_of_solvers(self.mesh)
+        step = group * mesh.size
+
+        def stack(a: Any, start: int) -> Any:
+            part = np.asarray(a[start : start + step])
+            part = np.resize(part, (mesh.size, group, *a.shape[1:]))  # repeats members
+            return jax.device_put(part, one_each(mesh))
+
+        shared = jax.device_put(shared, replicated(mesh))
+        out = []
+        for start in range(0, count, step):
+            part = jax.tree.map(partial(stack, start=start), members)
+            out.append(spread_step(shared, part, fn=fn, mesh=mesh))
+        flat = [jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), p) for p in jax.device_get(out)]
+        return jax.tree.map(lambda *a: np.concatenate(a)[:count], *flat)
+
+    def take(self, rows: HostArray) -> HostArray:
+        """Raw inputs of some rows, in the order asked, by one forward read of the source.
+
+        **Cost**: reads only the blocks that hold one of the rows; holds the result.
+        """
+        return replace(self.rows, source=self.runs.shared(self.source)).take(rows)
+
+    def _pass(
+        self, fn: Callable[..., Any], operands: Any, first: int
+    ) -> Iterator[tuple[int, ShardValue]]:
+        """Each shard from ``first`` on with its value, progress told behind it."""
+        if first == self.num_shards:
+            return
+        stage = self.memo("stage", lambda: self._feed.place(self.stage))
+        values = self._feed.run(fn, self._feed.place(operands), stage, first)
+        for shard, value in enumerate(values, first):
+            yield shard, value
+            if self.progress is not None:
+                self.progress(self.rows.stop(shard))
+
+    def _record(self, verb: str, fn: Any, operands: Any) -> Record | Unkept:
+        if self.journal is None:
+            return Unkept()
+        return Record(self.journal, key_of_pass(self, verb, fn, operands))
+
+
+def _wide(a: Any) -> Any:
+    """Partial sums are added in float64; integers stay what they are."""
+    return np.float64 if np.issubdtype(a.dtype, np.floating) else a.dtype

@@ -1,0 +1,195 @@
+"""Named trees of arrays in a folder beside the output, each whole or not there.
+
+A tree is a file whose name holds the digest of its bytes, written under another name first: one
+that is damaged or half-written is not used. What decides the result is in ``plan.json``, and what
+is of another plan is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jaxpoison._check import DataError, UsageError
+from jaxpoison.report.files import WORK_NAME, explain_failure
+
+from ._codec import decode, encode
+
+_PLAN = "plan.json"
+_DIGEST = 16  # bytes
+_EVERY = 5.0
+
+
+class Work:
+    """What one run has done.
+
+    Args:
+        out: Folder of the run's output.
+        identity: All that decides its result, as JSON holds it.
+        resume: Use what an earlier run left; what is there is removed otherwise.
+
+    Attributes:
+        folder: Where it is kept.
+        reused: How many trees were found and used.
+        every: Seconds of a long pass that may be lost.
+        plan_bytes: The identity, for digests.
+
+    Raises:
+        UsageError: What is there is of another plan.
+        OutputError: The folder cannot be written to.
+    """
+
+    def __init__(self, out: Path, identity: dict[str, Any], *, resume: bool) -> None:
+        self.folder = out / WORK_NAME
+        self.identity: dict[str, Any] = json.loads(json.dumps(identity))
+        self.reused = 0
+        self.every = _EVERY
+        held = saved_identity(out) if resume else None
+        if held is not None:
+            found = difference(self.identity, held)
+            if found:
+                raise UsageError(
+                    f"--resume: {out} holds work of another run: {found}; give the same data and "
+                    "options, or choose another folder"
+                )
+        elif self.folder.exists():
+            self.remove()
+        self.plan_bytes = json.dumps(self.identity, sort_keys=True).encode()
+
+    def load(self, name: str) -> Any:
+        """A tree, or None where it is not there, not whole, or of another plan."""
+        data = self.load_bytes(name)
+        return None if data is None else decode(data)
+
+    def load_bytes(self, name: str) -> bytes | None:
+        """The same as it was written."""
+        data = self._found(name)
+        self.reused += data is not None
+        return data
+
+    def holds(self, name: str) -> bool:
+        """Whether it is there and whole."""
+        return self._found(name) is not None
+
+    def _found(self, name: str) -> bytes | None:
+        for path in sorted(self.folder.glob(f"{_stem(name)}.*.npz")):
+            with suppress(OSError):
+                data = path.read_bytes()
+                if path.name == self._name(name, data):
+                    return data
+                path.unlink()
+        return None
+
+    def save(self, name: str, tree: Any) -> None:
+        """Keeps a tree in place of what was there under the name.
+
+        Raises:
+            OutputError: No space, or no permission.
+        """
+        data = encode(tree)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if not (self.folder / _PLAN).exists():
+                text = json.dumps(self.identity, indent=1)
+                _write(self.folder / _PLAN, text.encode(), is_lasting=True)
+            kept = self.folder / self._name(name, data)
+            earlier = [p for p in self.folder.glob(f"{_stem(name)}.*.npz") if p != kept]
+            _write(kept, data)
+            for path in earlier:
+                path.unlink(missing_ok=True)
+        except OSError as error:
+            raise explain_failure(error, self.folder) from error
+
+    def folder_of(self, name: str) -> Path:
+        """A folder of the run's own for a library that keeps its files itself."""
+        return self.folder / _stem(name)
+
+    def _name(self, name: str, data: bytes) -> str:
+        """With a digest of the name, the bytes, and all that decides the result."""
+        state = hashlib.blake2b(digest_size=_DIGEST)
+        for part in (self.plan_bytes, name.encode(), data):
+            state.update(len(part).to_bytes(8, "little"))
+            state.update(part)
+        return f"{_stem(name)}.{state.hexdigest()}.npz"
+
+    def remove(self) -> None:
+        """Lets go of everything."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def saved_identity(out: Path) -> dict[str, Any] | None:
+    """What decides the result that a folder holds parts of; None where it holds none.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    path = out / WORK_NAME / _PLAN
+    if not path.exists():
+        return None
+    try:
+        held = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read ({error}); remove {path.parent}") from error
+    if not isinstance(held, dict):
+        raise DataError(f"{path}: is no plan; remove {path.parent}")
+    return held
+
+
+@cache
+def code_identity() -> dict[str, Any]:
+    """The code that makes a result: releases, and the content of this package's own files."""
+    from importlib.metadata import version
+
+    import jaxpoison
+
+    state = hashlib.blake2b(digest_size=_DIGEST)
+    root = Path(jaxpoison.__file__).parent
+    for folder in (root, root / "kernels"):  # a link where the package is not installed
+        for path in sorted(folder.rglob("*.py")):
+            state.update(str(path.relative_to(folder)).encode())
+            state.update(path.read_bytes())
+    return {
+        "jaxpoison": {"version": jaxpoison.__version__, "code": state.hexdigest()},
+        "jax": version("jax"),
+        "numpy": version("numpy"),
+    }
+
+
+def difference(now: Any, held: Any, name: str = "") -> str:
+    """The first difference of two JSON values in words; empty where they are equal."""
+    if isinstance(now, dict) and isinstance(held, dict):
+        for key in sorted({*now, *held}):
+            found = difference(now.get(key), held.get(key), f"{name}.{key}" if name else key)
+            if found:
+                return found
+        return ""
+    return "" if now == held else f"{name} is {now!r:.80}, there it was {held!r:.80}"
+
+
+def _stem(name: str) -> str:
+    """A file name for any name; what is replaced in it still tells two names apart by digest."""
+    plain = re.sub(r"[^A-Za-z0-9_-]", "-", name)
+    if plain == name:
+        return plain
+    return f"{plain}-{hashlib.blake2b(name.encode(), digest_size=4).hexdigest()}"
+
+
+def _write(path: Path, data: bytes, *, is_lasting: bool = False) -> None:
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with draft.open("wb") as file:
+            file.write(data)
+            if is_lasting:  # a rename that outlives a power cut must not be of nothing
+                file.flush()
+                os.fsync(file.fileno())
+        os.replace(draft, path)
+    finally:
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
