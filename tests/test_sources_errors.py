@@ -52,7 +52,7 @@ ARRAYS = [  # x, y, error, words the message must hold
     (None, None, UsageError, ["data is None"]),
     ("", None, UsageError, ["''"]),
     ("sklearn:iris2", None, UsageError, ["iris2", "sklearn:digits, sklearn:breast_cancer"]),
-    ("tfds:mnist", None, UsageError, ["unknown prefix 'tfds'", "idx:FOLDER"]),
+    ("torch:mnist", None, UsageError, ["unknown prefix 'torch'", "idx:FOLDER"]),
 ]
 
 

@@ -32,9 +32,10 @@ def open_source(data: object, labels: object = None, *, role: str = "data") -> S
     """Open data of any known format; nothing but headers and labels is read.
 
     Args:
-        data: A path (.npy, .npz, .parquet, .arrow, .feather, IDX, a folder of shards), with
-            ``#train`` or ``#test`` for a split; ``sklearn:digits``; ``idx:FOLDER``; or an array of
-            images [n, H, W] or [n, H, W, C] uint8, or rows [n, D].
+        data: A path (.npy, .npz, .parquet, .arrow, .feather, IDX, .tar, TFRecord, ArrayRecord, a
+            folder of shards or of images by class, a prepared tfds folder), with ``#train`` or
+            ``#test`` for a split; ``sklearn:digits``; ``idx:FOLDER``; ``images:PATH@64x64``;
+            ``tfds:NAME``; or an array of images [n, H, W] or [n, H, W, C] uint8, or rows [n, D].
         labels: A path or an array [n]; None takes what the format keeps with the data.
         role: What the data is for. With "features" labels that come with it are ignored; with
             anything else a format that keeps labels must have them.

