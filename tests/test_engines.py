@@ -72,6 +72,10 @@ PROGRAM = """
 
         Work.save = stopping
     method = scanning.Method(detectors=("spectral", "mixture", "neighbours"))
+    if mode == "images":  # trains a network, and reads its layers and gradients
+        method = scanning.Method(
+            detectors=("spectral", "early_loss", "gradient_norm", "self_influence"), epochs=2
+        )
     if mode == "seed":
         method = scanning.Method(detectors=("spectral",), seed=3)
     plan = scanning.ScanPlan(data=data, method=method)
@@ -174,6 +178,22 @@ def test_processes_that_died_together_go_on_together(data, alone, tmp_path):
     assert sorted(os.listdir(out / ".work")) == kept
     ended(together(2, data, out, "resume"))
     assert files(out) == alone[0]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_network_is_trained_and_seen_alike_on_every_engine(tmp_path):
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    data = tmp_path / "images.npz"
+    np.savez(data, x=bunch.images.astype(np.uint8)[:700], y=bunch.target[:700])
+    ended([start([data, tmp_path / "one", "local", "images"], tmp_path)])
+    ended(together(2, data, tmp_path / "two", "images"))
+    assert files(tmp_path / "two") == files(tmp_path / "one")
+    if find_spec("ray") is not None:
+        ended([start([data, tmp_path / "ray", "ray", "images"], tmp_path)])
+        assert files(tmp_path / "ray") == files(tmp_path / "one")
 
 
 @NEEDS_RAY
