@@ -74,15 +74,15 @@ def cut_off(monkeypatch, out, after):
 
 
 def counting(monkeypatch):
-    loaded, load = [], Work.load_bytes
+    loaded, load = [], Work.load
 
     def counted(self, name):
-        data = load(self, name)
-        if data is not None:
+        tree = load(self, name)
+        if tree is not None:
             loaded.append(name)
-        return data
+        return tree
 
-    monkeypatch.setattr(Work, "load_bytes", counted)
+    monkeypatch.setattr(Work, "load", counted)
     return loaded
 
 
@@ -163,18 +163,20 @@ def test_work_that_is_there_is_neither_used_nor_lost_unasked(tmp_path, monkeypat
 def test_a_full_disk_leaves_what_was_done(tmp_path, monkeypatch, whole):
     from jaxpoison.work import _work
 
-    write, count = _work._write, []
+    write, count = _work.write, []
 
-    def full(path, data, **options):
-        count.append(path)
+    def full(file, tree):
+        count.append(file.write(b"PK half of it"))
         if len(count) > 6:
             raise OSError(28, "No space left on device")
-        write(path, data, **options)
+        file.seek(0)
+        write(file, tree)
 
-    monkeypatch.setattr(_work, "_write", full)
+    monkeypatch.setattr(_work, "write", full)
     with pytest.raises(OutputError, match="no space"):
         jaxpoison.scan(*table(), detectors=NAMES, out=tmp_path / "out")
-    monkeypatch.setattr(_work, "_write", write)
+    monkeypatch.setattr(_work, "write", write)
+    assert {p.suffix for p in (tmp_path / "out" / ".work").iterdir()} == {".npz", ".json"}
     loaded = counting(monkeypatch)
     jaxpoison.scan(*table(), detectors=NAMES, out=tmp_path / "out", resume=True)
     assert len(loaded) >= 5 and files(tmp_path / "out") == whole

@@ -6,12 +6,13 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jaxpoison.report.files import check_out_dir
 from jaxpoison.stream import Engine, Journal, open_engine
-from jaxpoison.work import Work, code_identity, decode
+from jaxpoison.work import Work, code_identity, read
 
 if TYPE_CHECKING:
     import os
@@ -47,7 +48,7 @@ class Running:
 
     def journal(self, work: Work | None) -> Journal | None:
         """The same as passes use it, on every process."""
-        return self.engine.journal(work, decode, resume=self.resume)
+        return self.engine.journal(work, lambda data: read(BytesIO(data)), resume=self.resume)
 
     def write(self, report: Report, work: Work | None) -> None:
         """Writes the report, if there is a folder, and lets go of what was kept."""

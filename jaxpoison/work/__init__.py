@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ._codec import decode
+from ._codec import read
 from ._states import TrainingStates
 from ._work import Work, code_identity, difference, saved_identity
 
-__all__ = ["TrainingStates", "Work", "code_identity", "decode", "difference", "saved_identity"]
+__all__ = ["TrainingStates", "Work", "code_identity", "difference", "read", "saved_identity"]

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import io
 import json
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -18,28 +17,26 @@ _TREE = "tree"
 _OWN = "jaxpoison."
 
 
-def encode(tree: Any) -> bytes:
-    """The bytes of an .npz file.
+def write(file: IO[bytes], tree: Any) -> None:
+    """Writes an .npz file.
 
     Raises:
         TypeError: A value of a type that is not known here.
     """
     arrays: list[Any] = []
     text = json.dumps(_pack(tree, arrays)).encode()
-    buffer = io.BytesIO()
     named: dict[str, Any] = {f"a{i}": each for i, each in enumerate(arrays)}
     named[_TREE] = np.frombuffer(text, np.uint8)
-    np.savez(buffer, **named)
-    return buffer.getvalue()
+    np.savez(file, **named)
 
 
-def decode(data: bytes) -> Any:
-    """What ``encode`` was given.
+def read(file: IO[bytes]) -> Any:
+    """What ``write`` was given.
 
     Raises:
         ValueError: The bytes are not of that form.
     """
-    with np.load(io.BytesIO(data), allow_pickle=False) as held:
+    with np.load(file, allow_pickle=False) as held:
         arrays = {name: held[name] for name in held.files}
     return _unpack(json.loads(arrays.pop(_TREE).tobytes().decode()), arrays)
 

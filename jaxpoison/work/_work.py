@@ -20,11 +20,12 @@ from typing import Any
 from jaxpoison._check import DataError, UsageError
 from jaxpoison.report.files import WORK_NAME, explain_failure
 
-from ._codec import decode, encode
+from ._codec import read, write
 
 _PLAN = "plan.json"
 _DIGEST = 16  # bytes
 _EVERY = 5.0
+_BLOCK = 1 << 20
 
 
 class Work:
@@ -65,25 +66,29 @@ class Work:
 
     def load(self, name: str) -> Any:
         """A tree, or None where it is not there, not whole, or of another plan."""
-        data = self.load_bytes(name)
-        return None if data is None else decode(data)
+        path = self._found(name)
+        if path is None:
+            return None
+        with path.open("rb") as file:
+            tree = read(file)
+        self.reused += 1
+        return tree
 
     def load_bytes(self, name: str) -> bytes | None:
-        """The same as it was written."""
-        data = self._found(name)
-        self.reused += data is not None
-        return data
+        """The same as it was written, for ``decode``."""
+        path = self._found(name)
+        self.reused += path is not None
+        return None if path is None else path.read_bytes()
 
     def holds(self, name: str) -> bool:
         """Whether it is there and whole."""
         return self._found(name) is not None
 
-    def _found(self, name: str) -> bytes | None:
+    def _found(self, name: str) -> Path | None:
         for path in sorted(self.folder.glob(f"{_stem(name)}.*.npz")):
             with suppress(OSError):
-                data = path.read_bytes()
-                if path.name == self._name(name, data):
-                    return data
+                if path.name == self._name(name, path):
+                    return path
                 path.unlink()
         return None
 
@@ -93,30 +98,37 @@ class Work:
         Raises:
             OutputError: No space, or no permission.
         """
-        data = encode(tree)
+        draft = self.folder / f".{_stem(name)}.{os.getpid()}"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             if not (self.folder / _PLAN).exists():
-                text = json.dumps(self.identity, indent=1)
-                _write(self.folder / _PLAN, text.encode(), is_lasting=True)
-            kept = self.folder / self._name(name, data)
+                _write_lasting(self.folder / _PLAN, json.dumps(self.identity, indent=1).encode())
+            with draft.open("wb") as file:
+                write(file, tree)
+            kept = self.folder / self._name(name, draft)
             earlier = [p for p in self.folder.glob(f"{_stem(name)}.*.npz") if p != kept]
-            _write(kept, data)
+            os.replace(draft, kept)
             for path in earlier:
                 path.unlink(missing_ok=True)
         except OSError as error:
             raise explain_failure(error, self.folder) from error
+        finally:
+            with suppress(OSError):
+                draft.unlink(missing_ok=True)
 
     def folder_of(self, name: str) -> Path:
         """A folder of the run's own for a library that keeps its files itself."""
         return self.folder / _stem(name)
 
-    def _name(self, name: str, data: bytes) -> str:
-        """With a digest of the name, the bytes, and all that decides the result."""
+    def _name(self, name: str, path: Path) -> str:
+        """With a digest of the name, the file's bytes, and all that decides the result."""
         state = hashlib.blake2b(digest_size=_DIGEST)
-        for part in (self.plan_bytes, name.encode(), data):
+        for part in (self.plan_bytes, name.encode()):
             state.update(len(part).to_bytes(8, "little"))
             state.update(part)
+        with path.open("rb", buffering=0) as file:
+            while block := file.read(_BLOCK):
+                state.update(block)
         return f"{_stem(name)}.{state.hexdigest()}.npz"
 
     def remove(self) -> None:
@@ -181,14 +193,14 @@ def _stem(name: str) -> str:
     return f"{plain}-{hashlib.blake2b(name.encode(), digest_size=4).hexdigest()}"
 
 
-def _write(path: Path, data: bytes, *, is_lasting: bool = False) -> None:
+def _write_lasting(path: Path, data: bytes) -> None:
+    """A rename that outlives a power cut must not be of nothing."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with draft.open("wb") as file:
             file.write(data)
-            if is_lasting:  # a rename that outlives a power cut must not be of nothing
-                file.flush()
-                os.fsync(file.fileno())
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(draft, path)
     finally:
         with suppress(OSError):
