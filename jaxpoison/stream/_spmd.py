@@ -7,8 +7,11 @@ to be told what another decided.
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import jax
@@ -201,6 +204,23 @@ class SharedJournal:
             self._kept.save(name, tree)
 
 
+@contextmanager
+def _told_apart() -> Iterator[None]:
+    """What a library prints from its own code goes to standard error: results go to output."""
+    sys.stdout.flush()
+    try:
+        kept = os.dup(1)
+        os.dup2(2, 1)
+    except OSError:  # no such files, as under some servers
+        yield
+        return
+    try:
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
 def _broadcast(value: HostArray) -> Any:
     from jax.experimental.multihost_utils import broadcast_one_to_all
 
@@ -216,7 +236,9 @@ def join(coordinator: str | None, num_processes: int | None, process: int | None
     if jax.distributed.is_initialized():
         return
     try:
-        jax.distributed.initialize(coordinator, num_processes, process)
+        with _told_apart():
+            jax.distributed.initialize(coordinator, num_processes, process)
+            _broadcast(np.zeros((), np.int32))  # whom they are connected to is told here
     except (ValueError, RuntimeError) as error:
         raise UsageError(
             f"engine spmd: the processes did not meet ({error}); start one process a machine under "
