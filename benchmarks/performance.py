@@ -1,13 +1,14 @@
-"""The tables of docs/performance.md: gradient and influence kernels beside their peers.
+"""The tables of docs/performance.md: the kernels' throughput, and beside their peers.
 
     python benchmarks/performance.py --torch-python a/bin/python --peers-python b/bin/python
     python benchmarks/performance.py --only norms,ekfac --threads 1 --records records.jsonl
-    python benchmarks/performance.py --render records.jsonl
+    python benchmarks/performance.py --bench bench.json --render records.jsonl
 
 Runs ``gradient_norms.py``, ``ekfac.py`` and ``influence.py`` one after the other, keeps their
 records, and writes every goal with the figure that was measured, reached or not. The peers need
 environments of their own: torch, opacus, kronfluence and captum in one; dattri, pydvl and traker in
-another.
+another. The first part of the page is the table of a run of ``jaxpoison bench --size medium --out
+bench.json`` (``docs/bench.md``); without --bench the page keeps the one it has.
 """
 
 from __future__ import annotations
@@ -36,7 +37,11 @@ _TITLES = {
     ("EK-FAC and TracIn", "tracin"): "TracIn self-influence, MLP, 2,048 rows",
 }
 _HEAD = """\
-# Performance of the gradient kernels
+# Performance
+
+"""
+_PEERS = """\
+## Gradient kernels beside their peers
 
 Made by `python benchmarks/performance.py`. Both sides run in one process tree with the same number
 of threads and float32; turns alternate, medians are compared. *CPU* is seconds of processor time,
@@ -63,7 +68,20 @@ def sections(record: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     return [(_TITLES[record["benchmark"], part], record[part]) for part in named]
 
 
-def render(records: list[dict[str, Any]]) -> str:
+def kernels_part(bench: str | None, page: Path) -> str:
+    """The table of a run of ``jaxpoison bench``, or the one that the page has."""
+    if bench is not None:
+        from jaxpoison.bench.files import load
+        from jaxpoison.bench.tables import render as render_kernels
+
+        note = "\nHow to read the table, and what is not counted: [bench.md](bench.md).\n\n"
+        return render_kernels(load(bench), level=2) + note
+    old = page.read_text(encoding="utf-8") if page.exists() else ""
+    start, end = old.find("## Kernels\n"), old.find(_PEERS.splitlines()[0])
+    return old[start:end] if 0 <= start < end else ""
+
+
+def render(records: list[dict[str, Any]], kernels: str = "") -> str:
     """The page; the last record of a title counts."""
     parts: dict[str, str] = {}
     for record in records:
@@ -86,7 +104,7 @@ def render(records: list[dict[str, Any]]) -> str:
                 "",
             ]
             parts[title] = "\n".join(line for line in lines if line is not None)
-    return "\n".join([_HEAD, *parts.values()])
+    return "\n".join([_HEAD + kernels + _PEERS, *parts.values()])
 
 
 def main() -> None:
@@ -97,13 +115,15 @@ def main() -> None:
     parser.add_argument("--peers-python", help="has torch, dattri, pydvl and traker")
     parser.add_argument("--records", default="performance.jsonl", help="appended to")
     parser.add_argument("--render", metavar="FILE", help="run nothing; the records are there")
+    parser.add_argument("--bench", metavar="FILE", help="JSON of jaxpoison bench: the first part")
     parser.add_argument("--docs", default=str(_HERE.parent / "docs" / "performance.md"))
     args = parser.parse_args()
     records = Path(args.render or args.records)
     if not args.render:
         run(args, records)
     held = [json.loads(line) for line in records.read_text().splitlines()]
-    Path(args.docs).write_text(render(held), encoding="utf-8")
+    docs = Path(args.docs)
+    docs.write_text(render(held, kernels_part(args.bench, docs)), encoding="utf-8")
 
 
 if __name__ == "__main__":

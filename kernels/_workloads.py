@@ -56,6 +56,7 @@ WORKLOADS = (
     Workload("five-rows", 5, 3, 1, 1, seed=5, planted=0.2),
     Workload("unplanted", 400, 10, 2, 4, seed=6, planted=0.0),
     # Whole tables.
+    Workload("4k-256-10", 4_000, 256, 10, 16, seed=24, is_benchmark=True),
     Workload("20k-512-10", 20_000, 512, 10, 16, seed=20, is_benchmark=True),
     Workload("200k-512-10", 200_000, 512, 10, 16, seed=21, is_benchmark=True),
     Workload("60k-512-200", 60_000, 512, 200, 16, seed=22, is_benchmark=True),
