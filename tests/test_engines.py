@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from importlib.util import find_spec
 from pathlib import Path
@@ -300,6 +301,27 @@ def test_rows_that_can_not_be_sent_are_told():
 
     with pytest.raises(DataError, match=r"\(cannot pickle '_thread.lock' object\); give rows"):
         RayEngine(Cluster()).put(object())
+
+
+def test_rows_that_only_this_process_can_read_are_sent_themselves():
+    from jaxpoison.stream import Rows
+    from jaxpoison.stream._ray import RayEngine
+
+    class Cluster:
+        def cluster_resources(self):
+            return {"CPU": 2.0}
+
+        def put(self, value):
+            return pickle.loads(pickle.dumps(value))
+
+    x = np.random.default_rng(0).normal(size=(700, 3)).astype(np.float32)
+    source = open_source(x, role="features")
+    source.column.lock = threading.Lock()
+    rows = Rows.of(source, (np.arange(700) % 2).astype(np.int32), 2)
+    with pytest.raises(TypeError):
+        pickle.dumps(rows)
+    sent = RayEngine(Cluster()).feed(rows, 0)._held
+    assert np.array_equal(sent.source.read(0, 700)["x"], x) and sent.layout == rows.layout
 
 
 def test_tasks_come_in_order_and_few_are_ahead():

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import jax
+import numpy as np
 
 from jaxpoison._check import DataError, UsageError
+from jaxpoison._types import HostArray
 
 from ._engines import Alone, ShardValue
 from ._rows import Rows
@@ -79,12 +82,33 @@ class RayEngine(Alone):
             raise error.as_instanceof_cause() from None
 
 
+class HeldRows:
+    """Rows in memory, of a source that only this process can read: an object, a spilled file."""
+
+    def __init__(self, rows: Rows) -> None:
+        self._x = np.empty((len(rows), *rows.row_shape), rows.dtype)
+        for shard in range(rows.num_shards):
+            start, stop = shard * rows.layout.rows, rows.stop(shard)
+            self._x[start:stop] = rows.source.read(start, stop)["x"]
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return len(self._x)
+
+    def read(self, start: int, stop: int) -> dict[str, HostArray]:
+        """Rows ``start`` to ``stop``."""
+        return {"x": self._x[start:stop]}
+
+
 class RayFeed:
-    """Rows in the hands of a cluster."""
+    """Rows in the hands of a cluster: how to read them, or themselves where they are no files."""
 
     def __init__(self, rows: Rows, engine: RayEngine) -> None:
         self.rows, self._engine = rows, engine
-        self._held = engine.put(rows)
+        try:
+            self._held = engine.put(rows)
+        except DataError:  # an open file or a lock
+            self._held = engine.put(replace(rows, source=HeldRows(rows)))
 
     def place(self, tree: Any) -> Any:
         """In the object store, once."""
