@@ -200,6 +200,14 @@ def shapley(folder: str) -> None:
     if "pyDVL" in timings:
         ratio = timings["pyDVL"].median_cpu / base
         goals.append(goal("CPU, pyDVL / ours", ratio, 100, at_least=True))
+    if any(each["met"] == "NO" for each in goals):
+        notes.append(
+            "100 times was not reached. Of 340 us a query 90 are the sort of 20,000 64-bit "
+            "integers, 60 to 80 the distances, 50 the scatter of the values, the rest passes over "
+            "them. Tried: one set of buffers for all passes with running sums over all rows in the "
+            "place of sums at the matches (the same), rows kept on the device (5% less, within the "
+            "noise), blocks of 1 to 8 million distances (388, 365, 372, 342 us)."
+        )
     report(f"kNN-Shapley, {n} x {t} x {d}", timings, errors, goals, notes)
 
     few = asked[:_FEW], own[:_FEW]
@@ -244,17 +252,25 @@ def trak(folder: str) -> None:
             axis=1,
         )
 
+    @jax.jit
+    def khatri_rao(taps):
+        return sum(
+            kernels.khatri_rao_project(a, d, num_features=_FEATURES, key=key)
+            for (a, d), key in zip(taps, keys, strict=True)
+        )
+
     ours = {
         "jaxpoison, dense": lambda: np.asarray(
             kernels.random_project(on_device, num_features=_FEATURES, key=keys[0])
         ),
         "jaxpoison, Kronecker of taps": lambda: np.asarray(kronecker(taps)),
+        "jaxpoison, Khatri-Rao of taps": lambda: np.asarray(khatri_rao(taps)),
     }
     peer = peer_of("trak_dense", folder, {"features": _FEATURES})
     peers = {} if peer.missing else {"traker, dense": peer}
     notes = [f"Times are of one batch of {batch} rows; {total} rows are {total // batch} of them.",
-             "The Kronecker form starts from taps and forms no gradients; its LDS is not "
-             "measured here."]  # fmt: skip
+             "The Kronecker and Khatri-Rao forms start from taps and form no gradients; their LDS "
+             "is in a table of its own."]  # fmt: skip
     if peer.missing:
         notes.append(f"traker: {peer.missing}; a numpy product with a drawn matrix in its place")
         ours["numpy"] = lambda: (
@@ -274,7 +290,7 @@ def trak(folder: str) -> None:
     goals = []
     if peers:
         theirs = timings["traker, dense"].median_cpu
-        for name, bar in (("dense", 4), ("Kronecker of taps", 500)):
+        for name, bar in (("dense", 4), ("Kronecker of taps", 500), ("Khatri-Rao of taps", 500)):
             ratio = theirs / timings[f"jaxpoison, {name}"].median_cpu
             goals.append(goal(f"CPU, traker / ours, {name}", ratio, bar, at_least=True))
     notes.append(f"Errors are of inner products; 1 / sqrt(k) is {_FEATURES**-0.5:.3f}.")

@@ -1,6 +1,6 @@
-"""The other side of benchmarks/influence.py: dattri, pyDVL and traker, in their own environment.
+"""The other side of influence.py and lds.py: dattri, pyDVL and traker, in their own environment.
 
-Started by that script with the Python of the peers. Runs one peer for each line it reads and
+Started by those scripts with the Python of the peers. Runs one peer for each line it reads and
 answers with one JSON line of seconds and the file of the result. Nothing of ours is imported here.
 """
 
@@ -101,6 +101,26 @@ def trak_dense(given, arguments):
 
     def run():
         return projector.project(rows, model_id=0).numpy() / np.sqrt(arguments["features"])
+
+    return run
+
+
+def trak_seeds(given, arguments):
+    """The same for several draws of the matrix."""
+    import torch
+    from trak.projectors import BasicProjector, ProjectionType
+
+    rows = torch.from_numpy(given["rows"])
+
+    def run():
+        found = []
+        for seed in range(arguments["seeds"]):
+            projector = BasicProjector(
+                rows.shape[1], arguments["features"], seed, ProjectionType.rademacher,
+                torch.device("cpu"),
+            )  # fmt: skip
+            found.append(projector.project(rows, model_id=0).numpy())
+        return np.stack(found) / np.sqrt(arguments["features"])
 
     return run
 

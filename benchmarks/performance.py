@@ -4,7 +4,7 @@
     python benchmarks/performance.py --only norms,ekfac --threads 1 --records records.jsonl
     python benchmarks/performance.py --bench bench.json --render records.jsonl
 
-Runs ``gradient_norms.py``, ``ekfac.py`` and ``influence.py`` one after the other, keeps their
+Runs ``gradient_norms.py``, ``ekfac.py``, ``influence.py`` and ``lds.py`` in turn, keeps their
 records, and writes every goal with the figure that was measured, reached or not. The peers need
 environments of their own: torch, opacus, kronfluence and captum in one; dattri, pydvl and traker in
 another. The first part of the page is the table of a run of ``jaxpoison bench --size medium --out
@@ -27,11 +27,13 @@ _SCRIPTS = {
     "norms": ("gradient_norms.py", "--torch-python"),
     "ekfac": ("ekfac.py", "--torch-python"),
     "influence": ("influence.py", "--peers-python"),
+    "lds": ("lds.py", "--peers-python"),
 }
-_PARTS = ("mlp", "cnn", "block", "tracin")
+_PARTS = ("mlp", "cnn", "cnn_max", "block", "tracin")
 _TITLES = {
     ("gradient norms", "mlp"): "Gradient norms, MLP 784-512-512-10, 256 rows",
     ("gradient norms", "cnn"): "Gradient norms, two convolutions with mean pooling, 64 rows",
+    ("gradient norms", "cnn_max"): "Gradient norms, two convolutions with max pooling, 64 rows",
     ("EK-FAC and TracIn", "mlp"): "EK-FAC, MLP 784-512-512-10, 4,096 rows",
     ("EK-FAC and TracIn", "block"): "EK-FAC, 64 positions, 256-1024-256, 512 rows",
     ("EK-FAC and TracIn", "tracin"): "TracIn self-influence, MLP, 2,048 rows",
@@ -88,8 +90,11 @@ def render(records: list[dict[str, Any]], kernels: str = "") -> str:
         machine = record["machine"]
         for title, found in sections(record):
             lines = [f"## {title}", ""]
-            difference = max(found["errors"].values())
-            lines += [f"Largest relative difference of the results: {difference:.1e}.", ""]
+            if "errors" in found:
+                difference = max(found["errors"].values())
+                lines += [f"Largest relative difference of the results: {difference:.1e}.", ""]
+            else:
+                lines += [table(found["rows"]), ""]
             if found["goals"]:
                 goals = [{**each, "value": f"{each['value']:.3g}"} for each in found["goals"]]
                 lines += [table(goals), ""]
@@ -109,7 +114,7 @@ def render(records: list[dict[str, Any]], kernels: str = "") -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("--only", default="norms,ekfac,influence")
+    parser.add_argument("--only", default="norms,ekfac,influence,lds")
     parser.add_argument("--threads", type=int, default=2, help="of each side")
     parser.add_argument("--torch-python", help="has torch, opacus, kronfluence and captum")
     parser.add_argument("--peers-python", help="has torch, dattri, pydvl and traker")

@@ -34,7 +34,8 @@ def cnn(arrays):
     for k in range(2):
         weight = arrays[f"w{k}"].transpose(3, 2, 0, 1)
         conv = nn.Conv2d(weight.shape[1], weight.shape[0], 3, padding=1)
-        layers += [_filled(conv, weight, arrays[f"b{k}"]), nn.ReLU(), nn.AvgPool2d(2)]
+        pool = nn.MaxPool2d if str(arrays["model"]) == "cnn_max" else nn.AvgPool2d
+        layers += [_filled(conv, weight, arrays[f"b{k}"]), nn.ReLU(), pool(2)]
     hidden = arrays["w2"].reshape(8, 8, 64, -1).transpose(2, 0, 1, 3).reshape(4096, -1)
     layers += [nn.Flatten(), _filled(nn.Linear(*hidden.shape), hidden.T, arrays["b2"]), nn.ReLU()]
     layers += [_filled(nn.Linear(*arrays["w3"].shape), arrays["w3"].T, arrays["b3"])]
@@ -100,7 +101,7 @@ def _opacus(net, x, y, loss):
 def main() -> None:
     arrays = np.load(sys.argv[1])
     torch.set_num_threads(int(sys.argv[2]))
-    net, x = {"mlp": mlp, "cnn": cnn}[str(arrays["model"])](arrays)
+    net, x = {"mlp": mlp, "cnn": cnn, "cnn_max": cnn}[str(arrays["model"])](arrays)
     x = torch.from_numpy(np.ascontiguousarray(x))
     runs = contenders(net, x, torch.from_numpy(arrays["y"]))
     print(json.dumps({"names": list(runs), "torch": torch.__version__}), flush=True)

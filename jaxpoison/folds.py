@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpoison._types import Array, Block, HostArray
-from jaxpoison.kernels import tile_grams, tile_project, tile_sketch, tile_sums
+from jaxpoison.kernels import rows_product, tile_grams, tile_project, tile_sketch, tile_sums
 from jaxpoison.stream import Additive, Stream
 
 GRAM_FLOATS = 1 << 26
@@ -137,7 +137,7 @@ class PooledGram(Additive):
         """Gram [d, d] of a block."""
         x = (block.x - self.mean[block.label][:, None, :]) * block.mask[..., None]
         x = x.reshape(-1, x.shape[-1])
-        return jnp.matmul(x.T, x, precision=jax.lax.Precision.HIGHEST)
+        return rows_product(x, x)
 
 
 def pooled_within(stream: Stream) -> HostArray:
@@ -257,13 +257,12 @@ class RidgeEquations(Additive):
         """Grams [folds, p, p] and targets [folds, p, c] of a block."""
         phi = self.features.device(block.x) * block.mask[..., None]
         label = jax.nn.one_hot(block.label, self.num_classes)
-        exact = jax.lax.Precision.HIGHEST
         grams, targets = [], []
         for fold in range(self.num_folds):
             mine = phi[:, fold :: self.num_folds]
-            targets.append(jnp.matmul(mine.sum(axis=1).T, label, precision=exact))
+            targets.append(rows_product(mine.sum(axis=1), label))
             mine = mine.reshape(-1, mine.shape[-1])
-            grams.append(jnp.matmul(mine.T, mine, precision=exact))
+            grams.append(rows_product(mine, mine))
         return jnp.stack(grams), jnp.stack(targets)
 
 

@@ -16,6 +16,7 @@ if __name__ != "jaxpoison.kernels":
 from ._ekfac_layers import LayerBasis as LayerBasis
 from ._ekfac_layers import LowRank as LowRank
 from ._masked import masked_quantile as masked_quantile
+from ._masked import rows_product as rows_product
 from .conjugate_gradients import Solution as Solution
 from .conjugate_gradients import SolveStatus as SolveStatus
 from .conjugate_gradients import conjugate_gradients as conjugate_gradients
@@ -73,6 +74,7 @@ from .neighbours import tile_nearest_neighbours as tile_nearest_neighbours
 from .projections import AfterKernel as AfterKernel
 from .projections import after_kernel as after_kernel
 from .projections import feature_gram as feature_gram
+from .projections import khatri_rao_project as khatri_rao_project
 from .projections import kronecker_project as kronecker_project
 from .projections import random_project as random_project
 from .quantum_entropy import QuantumEntropy as QuantumEntropy

@@ -18,6 +18,8 @@ if TYPE_CHECKING:  # shapes in signatures; the package runs without jaxtyping
 # TF32 or bfloat16 passes, the default of some accelerators, lose a covariance's small eigenvalues.
 HIGHEST = jax.lax.Precision.HIGHEST
 _BITS = 32
+_CACHED_FLOATS = 1 << 20  # 4 MB
+_PART = 256  # rows
 
 
 def clean_rows(
@@ -43,6 +45,56 @@ def clean_rows(
     is_row = mask > 0
     rows = jnp.where(is_row[:, None], x, 0).astype(jnp.float32)
     return rows, is_row.astype(jnp.float32)
+
+
+def rows_product(x: Float[Array, "*b m k"], y: Float[Array, "*b m l"]) -> Float[Array, "*b k l"]:
+    """``x^T y``, the sum over rows of outer products, in float32 at the highest precision.
+
+    On a CPU the transpose is written out: see ``written_transpose``.
+
+    Args:
+        x: [..., m, k] finite.
+        y: [..., m, l] finite.
+
+    Returns:
+        [..., k, l].
+
+    **Cost**: 2 m k l FLOP, and a copy of x on a CPU.
+    """
+    is_large = x.ndim == 2 and x.size > _CACHED_FLOATS
+    if not is_large or jax.default_backend() != "cpu":
+        out: Array = jnp.matmul(written_transpose(x), y, precision=HIGHEST)
+        return out
+
+    def parts(a: Array) -> Array:  # the transpose of some rows stays in the cache
+        whole = jnp.pad(a, ((0, -len(a) % _PART), (0, 0)))
+        return whole.reshape(-1, _PART, a.shape[1])
+
+    def add(total: Array, rows: tuple[Array, Array]) -> tuple[Array, None]:
+        return total + jnp.matmul(written_transpose(rows[0]), rows[1], precision=HIGHEST), None
+
+    zero = jnp.zeros((x.shape[1], y.shape[1]), jnp.float32)
+    total: Array = jax.lax.scan(add, zero, (parts(x), parts(y)))[0]
+    return total
+
+
+def written_transpose(x: Float[Array, "*b m k"]) -> Float[Array, "*b k m"]:
+    """``x^T``, on a CPU as a copy of its own, for products whose bits no machine may change.
+
+    XLA gives a product that runs over the rows of its left side to Eigen, which splits long sums
+    by the number of threads: the last bits then follow the number of cores and of devices. All
+    other products keep their order (jaxlib 0.10.2). An accelerator takes the transpose in.
+
+    Args:
+        x: [..., m, k].
+
+    Returns:
+        [..., k, m].
+    """
+    across = jnp.swapaxes(x, -1, -2)
+    if jax.default_backend() == "cpu":
+        across = jax.lax.optimization_barrier(across)  # type: ignore[no-untyped-call]
+    return across
 
 
 def masked_mean(x: Float[Array, "m k"], weight: Float[Array, " m"]) -> Float[Array, " k"]:
@@ -81,8 +133,7 @@ def masked_covariance(
     """
     mean = masked_mean(x, weight)
     centred = (x - mean) * weight[:, None]
-    product = jnp.einsum("mi,mj->ij", centred, centred, precision=HIGHEST)
-    return mean, product / jnp.maximum(weight.sum(), 1e-30)
+    return mean, rows_product(centred, centred) / jnp.maximum(weight.sum(), 1e-30)
 
 
 def _ordered_bits(values: Float[Array, "*s"]) -> Array:

@@ -14,6 +14,7 @@ HIGHEST = jax.lax.Precision.HIGHEST
 Form: TypeAlias = Literal["outer", "gram", "direct", "shifts", "ids"]
 
 _HELD = 1 << 26  # numbers that a direct product holds at a time on an accelerator: 256 MB
+_GRAMS = 1 << 24  # numbers of an embedding's Gram that are held at a time: 64 MB
 _ELEMENTWISE = 16  # flop of a matrix product in the time of one elementwise addition
 
 
@@ -30,7 +31,9 @@ def form_of(layer: Layer) -> Form:
     ids         gram, A A^T being 1 where two ids are equal       2 T^2 o
     ==========  ================================================  =========================
 
-    For dense layers gram wins if T < i o / (i + o); it then also holds less than i o numbers.
+    For dense layers gram wins if T < i o / (i + o); its 2 T^2 numbers are then fewer than i o, and
+    at most half as many as the taps have. For embeddings, which may be long and narrow, no more
+    than 64 MB of a Gram are held at a time.
     """
     t, i, o = layer.num_positions, layer.num_inputs, layer.num_outputs
     if layer.kind == "embedding":
@@ -57,8 +60,7 @@ def squared_norms(tap: Tap) -> tuple[Array, Array | None]:
     if form == "outer":
         weight = _squares(tap.inputs) * _squares(d)
     elif form == "ids":
-        same = (tap.inputs[:, :, None] == tap.inputs[:, None, :]) & (tap.inputs >= 0)[:, None, :]
-        weight = jnp.sum(jnp.where(same, _gram(d), 0.0), axis=(1, 2))
+        weight = _ids_sum(tap.inputs, d)
     elif form == "gram":
         weight = jnp.sum(_gram(tap_inputs(tap)) * _gram(d), axis=(1, 2))
     elif form == "shifts":
@@ -75,7 +77,34 @@ def _squares(x: Array) -> Array:
 
 
 def _gram(x: Array) -> Array:
-    return jnp.einsum("bti,bsi->bts", x, x, precision=HIGHEST, preferred_element_type=jnp.float32)
+    return _inner_products(x, x)
+
+
+def _inner_products(x: Array, y: Array) -> Array:
+    """[b, T, S] float32 of [b, T, i] and [b, S, i]."""
+    return jnp.einsum("bti,bsi->bts", x, y, precision=HIGHEST, preferred_element_type=jnp.float32)
+
+
+def _ids_sum(ids: Array, d: Array) -> Array:
+    """``sum_ts [id_t = id_s] (D D^T)_ts`` [b], some columns at a time where they are many."""
+    b, t, o = d.shape
+
+    def of_columns(ids_some: Array, d_some: Array) -> Array:
+        same = (ids[:, :, None] == ids_some[:, None, :]) & (ids_some >= 0)[:, None, :]
+        return jnp.sum(jnp.where(same, _inner_products(d, d_some), 0.0), axis=(1, 2))
+
+    step = max(_GRAMS // max(b * t, 1), 1)
+    if step >= t:
+        return of_columns(ids, d)
+
+    def add(total: Array, some: tuple[Array, Array]) -> tuple[Array, None]:
+        return total + of_columns(*some), None
+
+    ids_parts = jnp.pad(ids, ((0, 0), (0, -t % step)), constant_values=-1).reshape(b, -1, step)
+    d_parts = jnp.pad(d, ((0, 0), (0, -t % step), (0, 0))).reshape(b, -1, step, o)
+    parts = jnp.moveaxis(ids_parts, 1, 0), jnp.moveaxis(d_parts, 1, 0)
+    total: Array = jax.lax.scan(add, jnp.zeros(b), parts)[0]
+    return total
 
 
 def _direct(tap: Tap) -> Array:

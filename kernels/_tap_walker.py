@@ -17,6 +17,7 @@ from jax import Array
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, jaxpr_as_fun
 
 from ._tap_layers import ConvGeometry, Kind, Step, moved
+from ._tap_pools import is_plain_pool, pooled
 
 _INLINED = {"jit", "pjit", "closed_call", "core_call", "checkpoint", "remat", "remat2"}
 _MOVES = {"reshape", "transpose", "squeeze", "expand_dims", "broadcast_in_dim"}
@@ -241,6 +242,9 @@ def _value(values: dict[int, Any], operand: _Operand) -> Any:
 def _runner(eqn: Any, debug_info: Any) -> Callable[..., list[Any]]:
     """One equation as a function of its operands; how primitives are bound differs by version."""
     operands = [v for v in eqn.invars if not isinstance(v, Literal)]
+    if operands and is_plain_pool(eqn):
+        window = tuple(eqn.params["window_dimensions"])
+        return lambda x: [pooled(x, window)]
     free = list(dict.fromkeys(operands))  # a value may be given twice
     places = [operands.index(v) for v in free]
     body = Jaxpr((), free, eqn.outvars, [eqn], eqn.effects, debug_info)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
@@ -40,14 +41,13 @@ class Signature(NamedTuple):
     @staticmethod
     def of(params: Any, batch: Any, trainable: Any) -> tuple[Signature, tuple[str, ...], int]:
         """The signature, the path of each leaf, and the number of rows."""
-        paths, structure = jax.tree_util.tree_flatten_with_path(params)
-        names = tuple(jax.tree_util.keystr(path) or "params" for path, _ in paths)
-        leaves = [leaf for _, leaf in paths]
-        trained = _trained(trainable, params)
+        leaves, structure = jax.tree.flatten(params)
+        names, leaf_types = _names_of(structure), tuple(map(_dtype, leaves))
+        trained = _trained(trainable, params, len(leaves))
         for n in trained:
-            if not jnp.issubdtype(_dtype(leaves[n]), jnp.floating):
+            if not _is_floating(leaf_types[n]):
                 raise ValueError(
-                    f"params{names[n]} is {_dtype(leaves[n])}, not floating; make it no leaf of "
+                    f"params{names[n]} is {leaf_types[n]}, not floating; make it no leaf of "
                     "params or leave it out by trainable"
                 )
         if not trained:
@@ -62,7 +62,7 @@ class Signature(NamedTuple):
         signature = Signature(
             structure,
             tuple(tuple(np.shape(leaf)) for leaf in leaves),
-            tuple(map(_dtype, leaves)),
+            leaf_types,
             trained,
             batch_structure,
             tuple(tuple(np.shape(x)[1:]) for x in rows),
@@ -265,9 +265,21 @@ def _check_consts(consts: Sequence[Any]) -> None:
         )
 
 
-def _trained(trainable: Any, params: Any) -> tuple[int, ...]:
+@lru_cache(maxsize=64)
+def _names_of(structure: Any) -> tuple[str, ...]:
+    whole = jax.tree.unflatten(structure, range(structure.num_leaves))
+    paths, _ = jax.tree_util.tree_flatten_with_path(whole)
+    return tuple(jax.tree_util.keystr(path) or "params" for path, _ in paths)
+
+
+@lru_cache(maxsize=64)
+def _is_floating(dtype: Any) -> bool:
+    return bool(jnp.issubdtype(dtype, jnp.floating))
+
+
+def _trained(trainable: Any, params: Any, num_leaves: int) -> tuple[int, ...]:
     if trainable is None:
-        return tuple(range(len(jax.tree.leaves(params))))
+        return tuple(range(num_leaves))
     flags: list[bool] = []
     try:
         jax.tree.map(
@@ -286,6 +298,8 @@ def _arguments(batch: Any) -> tuple[Any, ...]:
 
 def _dtype(x: Any) -> Any:
     """The dtype that jax gives x, extended ones (random keys) included."""
+    if isinstance(x, jax.Array):
+        return x.dtype
     dtype = getattr(x, "dtype", None)
     if dtype is None:
         dtype = np.result_type(x)

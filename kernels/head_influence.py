@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
-from ._masked import HIGHEST
+from ._masked import HIGHEST, written_transpose
 from ._positive import require_positive
 from .conjugate_gradients import Solution
 from .softmax_head import head_rows, one_hot, solve_head
@@ -212,12 +213,13 @@ def _self_influence(
     target = one_hot(labels, c)
     lower = jnp.linalg.cholesky(_dense_hessian(x, p, weight, damping))
     inverse = jax.scipy.linalg.solve_triangular(lower, jnp.eye(c * d), lower=True)
-    blocks = inverse.reshape(c * d * c, d)
+    # classes first, so that no product runs over the rows of its left side: see rows_product
+    blocks = inverse.reshape(c * d, c, d).swapaxes(0, 1).reshape(c * c * d, d)
 
     def of_row(inputs: tuple[Array, ...]) -> tuple[Array, ...]:
         row, own_weight, z, own_p, y = inputs
-        half = jnp.matmul(blocks, row, precision=HIGHEST).reshape(c * d, c)  # L^-1 U
-        m = own_weight * jnp.matmul(half.T, half, precision=HIGHEST)
+        half = jnp.matmul(blocks, row, precision=HIGHEST).reshape(c, c * d)  # (L^-1 U)^T
+        m = own_weight * jnp.matmul(half, half.T, precision=HIGHEST)
         r = own_p - y
         spread = jnp.diag(own_p) - jnp.outer(own_p, own_p)
         product = jnp.matmul(spread, m, precision=HIGHEST)
@@ -242,13 +244,18 @@ def _self_influence(
 def _dense_hessian(x: Array, p: Array, weight: Array, damping: Any) -> Array:
     """[c d, c d] of the objective, one pair of classes at a time."""
     c, d = p.shape[1], x.shape[1]
+    across = written_transpose(x)
+    first, second = np.triu_indices(c)
+    place = np.zeros((c, c), np.int32)  # of the block of a pair, in either order
+    place[first, second] = place[second, first] = np.arange(len(first))
 
-    def block(pair: Array) -> Array:
-        a, b = pair // c, pair % c
+    def block(pair: tuple[Array, Array]) -> Array:
+        a, b = pair
         entry = p[:, a] * ((a == b) - p[:, b])
-        return jnp.matmul((x * (weight * entry)[:, None]).T, x, precision=HIGHEST)
+        product: Array = jnp.matmul(across * (weight * entry), x, precision=HIGHEST)
+        return product
 
-    blocks = jax.lax.map(block, jnp.arange(c * c)).reshape(c, c, d, d)
+    blocks = jax.lax.map(block, (jnp.asarray(first), jnp.asarray(second)))[place]
     hessian = blocks.transpose(0, 2, 1, 3).reshape(c * d, c * d)
     out: Array = (hessian + hessian.T) / 2 + damping * jnp.eye(c * d)
     return out

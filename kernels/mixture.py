@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from ._masked import rows_product
+
 if TYPE_CHECKING:  # shapes in signatures; the package runs without jaxtyping
     from jaxtyping import Float
 
@@ -51,7 +53,7 @@ def whiten(
     x = (x - x.sum(axis=0) / n) * mask[:, None]
     scale = jnp.sqrt((x * x).sum(axis=0) / n)
     x = x / jnp.where(scale > 0, scale, 1.0)
-    values, vectors = jnp.linalg.eigh(jnp.matmul(x.T, x, precision=_EXACT) / n)
+    values, vectors = jnp.linalg.eigh(rows_product(x, x) / n)
     root = jax.lax.rsqrt(jnp.maximum(values, floor * values[-1] + 1e-30))
     return jnp.matmul(x, (vectors * root) @ vectors.T, precision=_EXACT)
 
@@ -59,7 +61,7 @@ def whiten(
 def _directions(y: Array, mask: Array) -> Array:
     """Axes and the eigenvectors of ``E |y|^2 y y^T``: where fourth moments differ, groups hide."""
     n = jnp.maximum(mask.sum(), 1.0)
-    fourth = jnp.matmul((y * (y * y).sum(axis=1, keepdims=True)).T, y, precision=_EXACT) / n
+    fourth = rows_product(y * (y * y).sum(axis=1, keepdims=True), y) / n
     return jnp.concatenate([jnp.eye(y.shape[1]), jnp.linalg.eigh(fourth)[1].T])
 
 

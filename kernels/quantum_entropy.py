@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from ._masked import HIGHEST, clean_rows
+from ._masked import HIGHEST, clean_rows, rows_product
 
 if TYPE_CHECKING:  # shapes in signatures; the package runs without jaxtyping
     from jaxtyping import Float
@@ -77,7 +77,7 @@ def quantum_entropy_scores(
             f"got {mean.shape} and {whitening.shape}"
         )
     y = jnp.einsum("mj,ij->mi", x - mean, whitening, precision=HIGHEST) * weight[:, None]
-    moment = jnp.einsum("mi,mj->ij", y, y, precision=HIGHEST) / jnp.maximum(weight.sum(), 1.0)
+    moment = rows_product(y, y) / jnp.maximum(weight.sum(), 1.0)
     values, vectors = jnp.linalg.eigh(moment)
     norm = values[-1]
     is_over = norm > 1.0 + _NEAR_ONE

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from ._masked import HIGHEST, clean_rows
+from ._masked import HIGHEST, clean_rows, rows_product
 from ._positive import require_positive
 from .conjugate_gradients import Solution, solve
 from .hessian import softmax_hessian_products
@@ -94,7 +94,7 @@ def _fit(
 
     def slope(logits: Array, weights: Array) -> tuple[Array, Array]:
         p = jax.nn.softmax(logits, axis=1)
-        gradient = jnp.matmul((weight[:, None] * (p - target)).T, x, precision=HIGHEST)
+        gradient = rows_product(weight[:, None] * (p - target), x)
         return p, gradient + damping * weights
 
     def norm(gradient: Array) -> Array:

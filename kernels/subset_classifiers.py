@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from ._masked import HIGHEST, clean_rows
+from ._masked import clean_rows, rows_product
 
 if TYPE_CHECKING:  # shapes in signatures; the package runs without jaxtyping
     from jaxtyping import Float, Int
@@ -58,7 +58,7 @@ def class_means(
     own = jnp.where(weight[:, None] > 0, members, 0).astype(jnp.float32)
     counts = own.sum(axis=0)
     shares = own / jnp.maximum(counts, 1)
-    means = jnp.matmul(shares.T, rows, precision=HIGHEST)
+    means = rows_product(shares, rows)
     bias = jnp.where(counts > 0, -jnp.sum(means * means, axis=1), _LOWEST)
     return ClassMeans(2 * shares, bias)
 
@@ -111,4 +111,4 @@ def neighbour_counts(
 
     steps = min(num_neighbours, left.shape[0])
     _, chosen = jax.lax.fori_loop(0, steps, choose, (left, chosen))
-    return jnp.matmul(members.T.astype(jnp.float32), chosen, precision=HIGHEST)
+    return rows_product(members.astype(jnp.float32), chosen)

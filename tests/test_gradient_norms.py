@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 import tap_oracle as oracle
 from jaxpoison import kernels
+from jaxpoison.kernels import _tap_norms
 from jaxpoison.kernels._tap_norms import form_of, squared_norms
 from jaxpoison.models import networks
 from jaxpoison.models._model import CrossEntropy
@@ -184,6 +185,32 @@ def test_no_gradient_of_a_row_is_ever_held():
     taps = 4 * 64 * (64 + 64 + 64 + 8)
     gradients = 4 * 64 * sum(leaf.size for leaf in jax.tree.leaves(params))
     assert held < 3 * taps < gradients / 5  # taps, and what the backward keeps beside them
+
+
+def temporary_bytes(tap):
+    # a new function each time: what was compiled for another limit must not be found
+    program = jax.jit(lambda tap: squared_norms(tap)[0]).lower(tap).compile()
+    return program(tap), program.memory_analysis().temp_size_in_bytes
+
+
+def test_long_sequences_hold_some_columns_of_an_embeddings_gram(monkeypatch):
+    b, t, o = 2, 700, 6
+    ids = np.random.default_rng(0).integers(-1, 40, (b, t)).astype(np.int32)
+    layer = kernels.Layer("embedding", "w", 0, None, t, 40, o, (), (40, o), None)
+    tap = kernels.Tap(ids, oracle.normal(2, b, t, o), layer)
+    want, whole = temporary_bytes(tap)
+    monkeypatch.setattr(_tap_norms, "_GRAMS", b * t * 32)  # 22 parts, the last one filled up
+    got, some = temporary_bytes(tap)
+    np.testing.assert_allclose(got, want, rtol=1e-5)
+    gram = 4 * b * t * t
+    assert some < 3 * 4 * b * t * 32 + 4 * 4 * b * t * (o + 1) < gram / 3 < gram <= whole
+
+
+def test_grams_of_a_dense_layer_hold_at_most_what_its_taps_do():
+    for t, i, o in ((60, 130, 120), (100, 220, 190)):
+        tap = hand_made(5, t, i, o, bias=False)
+        assert form_of(tap.layer) == "gram"
+        assert temporary_bytes(tap)[1] < 4 * len(tap.inputs) * t * (i + o)
 
 
 def test_bad_masks_and_chunks():

@@ -12,6 +12,7 @@ from jaxpoison.kernels import projections
 from jaxpoison.kernels.projections import (
     after_kernel,
     feature_gram,
+    khatri_rao_project,
     kronecker_project,
     random_project,
 )
@@ -79,6 +80,34 @@ def test_kronecker_projection_is_that_of_the_gradient(seed, t):
     gradient = np.einsum("bti,bto->bio", a, d, dtype=np.float64)
     want = np.einsum("bio,ik,ol->bkl", gradient, matrix_of(7, 6, left), matrix_of(4, 2, right))
     np.testing.assert_allclose(got, want.reshape(3, 12), atol=1e-4)
+
+
+@examples
+@given(st.integers(0, 2**31), st.integers(1, 5))
+def test_khatri_rao_projection_is_that_of_the_gradient(seed, t):
+    rng = np.random.default_rng(seed)
+    a = rng.standard_normal((3, 5, 7)).astype(np.float32)
+    d = rng.standard_normal((3, 5, 4)).astype(np.float32)
+    d[:, t:] = 0  # padding positions
+    got = khatri_rao_project(a, d, num_features=6, key=KEY)
+    left, right = jax.random.split(KEY)
+    gradient = np.einsum("bti,bto->bio", a, d, dtype=np.float64)
+    signs = [np.sign(matrix_of(size, 6, key)) for size, key in ((7, left), (4, right))]
+    want = np.einsum("bio,ik,ok->bk", gradient, *signs) / 6**0.5
+    np.testing.assert_allclose(got, want, atol=1e-4)
+
+
+def test_khatri_rao_features_keep_squared_norms_as_well_as_they_say():
+    rng = np.random.default_rng(3)
+    a = rng.standard_normal((200, 1, 30)).astype(np.float32)
+    d = rng.standard_normal((200, 1, 20)).astype(np.float32)
+    k = 1024
+    features = np.asarray(khatri_rao_project(a, d, num_features=k, key=KEY), np.float64)
+    exact = np.square(a[:, 0]).sum(1) * np.square(d[:, 0]).sum(1)
+    ratio = np.square(features).sum(1) / exact
+    # rows share one matrix, so their mean is off too; half the bound is what independent signs have
+    assert abs(ratio.mean() - 1) < 0.02
+    assert 0.5 * (8 / k) ** 0.5 < ratio.std() < 1.1 * (8 / k) ** 0.5
 
 
 def test_the_gram_adds_up_over_micro_batches_and_ignores_padding():

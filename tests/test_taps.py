@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -139,6 +141,51 @@ def test_the_weight_may_be_either_operand_in_any_layout():
     assert taps.plan.coverage["['left']"] == taps.plan.coverage["['heads']"] == "dense"
     assert taps.plan.coverage["['bias']"] == "bias"
     assert_taps_are_gradients(taps, oracle.naive_gradients(loss, params, x))
+
+
+def pooled_loss(params, x, y, window=(1, 2, 3, 1), strides=(1, 2, 3, 1), padding="VALID"):
+    hidden = jax.lax.conv_general_dilated(
+        x, params["kernel"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    hidden = jax.lax.reduce_window(hidden, -jnp.inf, jax.lax.max, window, strides, padding)
+    return oracle.cross_entropy(hidden.reshape(len(x), -1) @ params["head"], y)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        {},
+        {"padding": "SAME"},
+        {"strides": (1, 1, 2, 1)},
+        {"window": (1, 2, 2, 2), "strides": (1, 2, 2, 2)},
+    ],
+    ids=["apart", "padded", "overlapping", "channels"],
+)
+def test_maximum_pooling_gives_ties_to_the_first_as_reduce_window_does(form):
+    loss = functools.partial(pooled_loss, **form)
+    rng = np.random.default_rng(0)
+    # few distinct numbers: most windows hold equal ones; 7 and 8 leave rests of windows
+    x = rng.integers(0, 2, (5, 7, 8, 1)).astype(np.float32)
+    kernel = rng.integers(-1, 2, (1, 1, 1, 4)).astype(np.float32)
+    shape = jax.eval_shape(
+        lambda k: jax.lax.reduce_window(
+            jnp.broadcast_to(k, (1, 7, 8, 4)), -jnp.inf, jax.lax.max,
+            form.get("window", (1, 2, 3, 1)), form.get("strides", (1, 2, 3, 1)),
+            form.get("padding", "VALID"),
+        ),
+        kernel,
+    ).shape  # fmt: skip
+    params = {"kernel": kernel, "head": oracle.normal(1, int(np.prod(shape)), 3)}
+    batch = x, rng.integers(0, 3, 5)
+    want = oracle.naive_gradients(loss, params, batch)
+    got = kernels.per_sample_gradients(loss, params, batch)
+    for name in params:
+        np.testing.assert_allclose(got[name], want[name], rtol=1e-5, atol=1e-6)
+    # and where a window holds NaN, so does the loss
+    x[2, 0, 0] = np.nan
+    assert kernels.gradient_norms(loss, params, (x, batch[1])).is_finite.tolist() == [
+        True, True, False, True, True,
+    ]  # fmt: skip
 
 
 def test_a_vector_over_positions_is_no_bias_of_the_layer():

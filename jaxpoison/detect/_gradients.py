@@ -22,6 +22,7 @@ from jaxpoison.kernels import (
     layer_squared_norms,
     plan_taps,
     random_project,
+    rows_product,
     tap_inputs,
 )
 from jaxpoison.layout import Layout
@@ -200,8 +201,7 @@ def _sketch(taps: Taps, asked: Projection) -> Array:
     for tap in taps.layers:
         a = _projected_inputs(tap, asked.num_inputs, next(keys))
         d = _flat_project(tap.cotangents, asked.num_outputs, next(keys))
-        product = jnp.einsum("bti,bto->bio", a, d, precision=jax.lax.Precision.HIGHEST)
-        total += product.reshape(num_rows, size)
+        total += rows_product(a, d).reshape(num_rows, size)
         of_bias = next(keys)
         if tap.layer.bias is not None:
             bias = jnp.sum(tap.cotangents, axis=1, dtype=jnp.float32)

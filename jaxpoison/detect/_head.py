@@ -16,6 +16,7 @@ from jaxpoison import kernels
 from jaxpoison._check import DataError
 from jaxpoison._types import Array
 from jaxpoison.kernels import SolveStatus
+from jaxpoison.linalg import one_thread
 
 DAMPING = 3e-3
 """lambda of ``sum_i l_i / n + lambda |W|^2 / 2``, on features of mean squared length 1.
@@ -78,6 +79,7 @@ class Responsible(NamedTuple):
     residual: float
 
 
+@one_thread()  # of LAPACK, which decomposes in another order on another number of cores
 def fit_head(
     features: Array,
     labels: Array,

@@ -22,7 +22,7 @@ from jaxpoison.detect._coordinates import (
     without_class,
 )
 from jaxpoison.detect._detector import Key, empty_scores, fill_rows, host_rng
-from jaxpoison.kernels import shared_covariance_mixture
+from jaxpoison.kernels import rows_product, shared_covariance_mixture
 from jaxpoison.linalg import one_thread, principal
 from jaxpoison.stream import Additive, Stage, Stream
 
@@ -269,7 +269,7 @@ class WhitenedMoments(Additive):
             x, label, mask = tile
             u, length = self.whitened(x, label)
             u = jnp.where(mask[:, None] > 0, u / length[:, None], 0.0)
-            gram = jnp.matmul(u.T, u, precision=_EXACT)
+            gram = rows_product(u, u)
             counts = counts.at[label].add(mask.sum())
             return (counts, sums.at[label].add(u.sum(axis=0)), grams.at[label].add(gram)), None
 

@@ -13,6 +13,7 @@ from jaxpoison import folds
 from jaxpoison._types import HostArray, Scores
 from jaxpoison.detect._coordinates import by_class
 from jaxpoison.detect._detector import Key, empty_scores, fill_rows
+from jaxpoison.kernels import rows_product
 from jaxpoison.linalg import one_thread, principal
 from jaxpoison.stream import Stream
 
@@ -199,7 +200,7 @@ def _split(member: Any) -> tuple[Any, ...]:
     x, mask = member
     n = jnp.maximum(mask.sum(), 1.0)
     x = (x - (x * mask[:, None]).sum(axis=0) / n) * mask[:, None]
-    cov = jnp.matmul(x.T, x, precision=_EXACT) / n
+    cov = rows_product(x, x) / n
     axes = jnp.linalg.eigh(cov)[1].T[-_DIRECTIONS:]
     along = jnp.matmul(axes, x.T, precision=_EXACT)
     scale = jnp.sqrt((along * along).sum(axis=1) / n)[:, None]

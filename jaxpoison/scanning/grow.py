@@ -33,8 +33,7 @@ def grown(
         labels: [n] dense.
         fdr: Share of false alarms allowed among the flagged rows.
     """
-    # sums over all rows at once, as gradient families take them, differ in the last bits from one
-    # number of devices to another, and what is flagged may not
+    # what growth finds and what it raises falsely was measured without gradient families
     columns = [each.scores.values for each in evidence if each.detector not in OF_GRADIENTS]
     if opinion is not None:
         columns += [opinion.margins, opinion.depth]
