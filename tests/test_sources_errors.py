@@ -18,7 +18,7 @@ import pytest
 
 from jaxpoison._check import DataError, JaxpoisonError, NothingToScan, UsageError
 from jaxpoison.sources import open_source, require_labels
-from jaxpoison.sources.arrow import _label_part
+from jaxpoison.sources.arrow import label_codes
 
 X = np.arange(12, dtype=np.float32).reshape(6, 2)
 Y = np.array([0, 1, 2, 0, 1, 2])
@@ -165,7 +165,7 @@ FILES = [  # file name, content, what is opened (None: the file), words
     ("a.npy", npy_header(HUGE.replace("46", "-46")), None, ["declares shape"]),
     ("a.npy", npy_header(HUGE.replace("<f4", "f4,f4")), None, ["declares type 'f4,f4'"]),
     ("a.npy", array_bytes(X[:0]), None, ["no rows"]),
-    ("a.csv", b"1,2", None, ["'.csv'", ".npy, .npz, .parquet"]),
+    ("a.doc", b"1,2", None, ["'.doc'", ".npy, .npz, .parquet"]),
     ("a.pkl", b"\x80\x04N.", None, ["run code", "np.savez"]),
     ("a.npy", array_bytes(X), "a.npy#train", ["'#train'"]),
     ("train.npz", saved_npz(x=X, y=Y), "trian.npz", ["no such file", "did you mean 'train.npz'"]),
@@ -265,7 +265,7 @@ def test_dictionary_indices_are_not_followed_unchecked(tmp_path, index):
     indices = pa.array([0, 1, 2, index, 0, 1], pa.int32())
     labels = pa.DictionaryArray.from_arrays(indices, ["a", "b", "c"], safe=False)
     with pytest.raises(pa.ArrowException, match="out of bounds"):
-        _label_part(labels, {}, "y")  # what the Parquet reader may hand over
+        label_codes(labels, {}, "y")  # what the Parquet reader may hand over
     (tmp_path / "a.arrow").write_bytes(ipc_bytes(pa.table({"x": LISTS, "y": labels})))
     with pytest.raises(DataError, match="cannot be decoded"):
         open_source(tmp_path / "a.arrow")
@@ -322,13 +322,13 @@ def test_errors_of_labels_given_apart(tmp_path):
     np.savez(tmp_path / "none.npz", a=Y, b=Y)
     pq.write_table(pa.table({"y": Y[:2]}), tmp_path / "short.parquet")
     pq.write_table(pa.table({"klass": Y}), tmp_path / "other.parquet")
-    (tmp_path / "y.csv").write_text("1")
+    (tmp_path / "y.doc").write_text("1")
     cases = {
         "short.npy": "2 labels for 6 rows",
         "none.npz": "no member 'y'",
         "short.parquet": "2 labels for 6 rows",
         "other.parquet": "'klass'",
-        "y.csv": "'.csv'",
+        "y.doc": "'.doc'",
         "missing.npy": "no such file",
         "short.npy#train": "'#train'",
     }

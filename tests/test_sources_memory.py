@@ -12,6 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import format_data
+
 MEMORY = """
     import resource, sys
     from jaxpoison.sources import open_source
@@ -30,8 +32,9 @@ def read_all_in_a_process(path):
     root = Path(__file__).resolve().parents[1]
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(MEMORY), str(path)],
-        capture_output=True, text=True, check=True, cwd=root,
+        capture_output=True, text=True, cwd=root,
     )  # fmt: skip
+    assert done.returncode == 0, done.stderr
     grown, total, has_jax = done.stdout.split()
     assert has_jax == "False"
     return int(grown), int(total)
@@ -48,7 +51,10 @@ def test_memory_is_bounded_on_a_large_npz(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["packed.npz", "one_group.parquet", "one_batch.arrow", "shards"])
+@pytest.mark.parametrize(
+    "name",
+    ["packed.npz", "one_group.parquet", "one_batch.arrow", "shards", "a.h5", "a.zarr", "saved"],
+)
 def test_memory_is_bounded_in_other_formats(tmp_path, name):
     x = np.zeros((160_000, 128), np.float32)
     x[:] = np.arange(len(x))[:, None]  # no two rows alike, or a page would hold them all
@@ -61,6 +67,12 @@ def test_memory_is_bounded_in_other_formats(tmp_path, name):
         path.mkdir()
         for number, part in enumerate(np.array_split(np.arange(len(x)), 3)):
             np.savez(path / f"{number}.npz", x=x[part], y=y[part])
+    elif name == "a.h5":
+        format_data.write_hdf5(path, x, y)
+    elif name == "a.zarr":
+        format_data.write_zarr(path, {"x": x, "y": y}, rows=5000)
+    elif name == "saved":
+        format_data.write_saved(path, [table.slice(0, 100_000), table.slice(100_000)])
     elif name == "one_batch.arrow":
         with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
             writer.write_table(table)

@@ -122,6 +122,22 @@ def _kronecker_project(size: Size) -> Work:
     return Work(call, (inputs, gradients, jax.random.key(0)), size.batch, flops)
 
 
+def _khatri_rao_project(size: Size) -> Work:
+    i, o, _ = size.widths
+    inputs, gradients = normal(0, size.batch, 1, i), normal(1, size.batch, 1, o)
+
+    def call(inputs: Any, gradients: Any, key: Any) -> Any:
+        return kernels.khatri_rao_project(inputs, gradients, num_features=size.features, key=key)
+
+    flops = 2.0 * size.batch * (i + o + 1) * size.features
+    return Work(call, (inputs, gradients, jax.random.key(0)), size.batch, flops)
+
+
+def _rows_product(size: Size) -> Work:
+    x, _, _ = table(size)
+    return Work(kernels.rows_product, (x, x), len(x), 2.0 * x.size * x.shape[1])
+
+
 def _feature_gram(size: Size) -> Work:
     features = normal(0, size.table.rows, size.features)
     mask = np.ones(len(features), np.float32)
@@ -150,6 +166,8 @@ CASES: dict[str, Builder] = {
     "neighbour_counts": _neighbour_counts,
     "random_project": _random_project,
     "kronecker_project": _kronecker_project,
+    "khatri_rao_project": _khatri_rao_project,
+    "rows_product": _rows_product,
     "feature_gram": _feature_gram,
     "after_kernel": _after_kernel,
 }

@@ -189,7 +189,7 @@ def _head_self_influence(size: Size) -> Work:
     n, c, d = head.n, head.c, head.d
     call = partial(kernels.head_self_influence, damping=_DAMPING)
     each = 2.0 * c**2 * d**2 + 2 * c**3 * d + 2 * c**3  # U through L^-1, M, its solve
-    flops = n * (each + 2 * c**2 * d**2) + 4 / 3 * (c * d) ** 3
+    flops = n * (each + c * (c + 1) * d**2) + 4 / 3 * (c * d) ** 3  # each pair of classes once
     return Work(call, (head.x, head.labels, head.mask, head.weights), n, flops)
 
 

@@ -1,4 +1,4 @@
-"""The command line: `jaxpoison scan`, `explain`, `certify`, `demo`, `attack`, `evaluate`, `bench`.
+"""The command line: `scan`, `explain`, `certify`, `demo`, `attack`, `evaluate`, `bench`, `doctor`.
 
 One small file a subcommand, each with `add_parser` and `run`. Nothing heavy is imported before a
 subcommand runs, so that `--help` answers at once.
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from jaxpoison import __version__
 from jaxpoison._check import JaxpoisonError, NothingToScan, UsageError
-from jaxpoison.cli import attack, bench, certify, demo, evaluate, explain, scan
+from jaxpoison.cli import attack, bench, certify, demo, doctor, evaluate, explain, scan
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,7 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"jaxpoison {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for module in (scan, explain, certify, demo, attack, evaluate, bench):
+    for module in (scan, explain, certify, demo, attack, evaluate, bench, doctor):
         module.add_parser(commands)
     return parser
 

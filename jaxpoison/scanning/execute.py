@@ -15,7 +15,7 @@ from jaxpoison.report import Report
 from jaxpoison.scanning import evidence as gathering
 from jaxpoison.scanning.assemble import Outcome, assemble
 from jaxpoison.scanning.grow import grown
-from jaxpoison.scanning.opening import EMBEDDING_ENDINGS, Opened, make_spaces, open_data
+from jaxpoison.scanning.opening import Opened, make_spaces, open_data
 from jaxpoison.scanning.plan import Method, Resources, ScanPlan, name_of
 from jaxpoison.scanning.ranking import ranked
 from jaxpoison.scanning.rates import score_seconds, train_seconds
@@ -23,7 +23,7 @@ from jaxpoison.scanning.running import Running, digest_of, running
 from jaxpoison.scanning.spaces import ProgressFn, Space, last_space, silent, witness_stream
 from jaxpoison.scanning.targets import targets_in
 from jaxpoison.scanning.verify import label_evidence, verify
-from jaxpoison.sources import Source, open_source, require_labels
+from jaxpoison.sources import Source, is_embedding, open_source, require_labels
 from jaxpoison.stream import Engine, Stream, make_mesh, use_compile_cache
 
 
@@ -228,7 +228,7 @@ def forecast(plan: ScanPlan) -> dict[str, Any]:
     stream = Stream(source, dense, num_classes, make_mesh(plan.resources.devices))
     n, d = len(source), int(np.prod(stream.row_shape))
     wide = min(d, 1024)
-    is_trained = plan.features is None and not plan.data.endswith(EMBEDDING_ENDINGS)
+    is_trained = plan.features is None and not is_embedding(source)
     names = plan.names
     if plan.method.detectors is None and not is_trained:
         names = tuple(name for name in names if name not in OF_GRADIENTS)

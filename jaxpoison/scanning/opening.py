@@ -14,13 +14,12 @@ from jaxpoison.scanning.running import digest_of
 from jaxpoison.scanning.spaces import ProgressFn, Space, input_space, layer_spaces
 from jaxpoison.scanning.targets import Asked, read_targets
 from jaxpoison.scanning.trusted import require_enough, trusted_rows
-from jaxpoison.sources import Source, require_labels
+from jaxpoison.sources import Source, is_embedding, require_labels
 from jaxpoison.sources.inspect import Inspection, inspect
 from jaxpoison.sources.views import DropRows
 from jaxpoison.stream import Engine, Stream
 from jaxpoison.work import TrainingStates, Work
 
-EMBEDDING_ENDINGS = (".parquet", ".arrow", ".feather")
 _MIN_CLASS_ROWS = 8  # a class below this is left to no detector at all
 
 
@@ -120,8 +119,7 @@ def make_spaces(
         work: Keeps the state of the training, and layers too large for memory; or None.
     """
     seed = plan.method.seed
-    is_embedding = plan.data.endswith(EMBEDDING_ENDINGS)
-    if is_embedding and data.features is None and model is None:
+    if is_embedding(data.source) and data.features is None and model is None:
         return [input_space(raw, data.source, seed, "features")], None, 0.0, 0.0
     spaces = [input_space(raw, data.source, seed)]
     if data.features is not None:

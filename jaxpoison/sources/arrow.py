@@ -15,10 +15,9 @@ from jaxpoison._check import DataError, NothingToScan
 from .arrow_files import ArrowFile, decoding, open_arrow_file
 from .base import Array, ColumnSource, listing, quote
 from .columns import Sendable
+from .hf_schema import check_named, declared_names, image_column_of
 from .labels import Labels, check_labels, number_names
-
-X_NAMES = ("embedding", "embeddings", "features", "x", "vector")
-Y_NAMES = ("label", "labels", "y", "target", "class")
+from .names import X_NAMES, Y_NAMES, is_embedding_name
 
 _PIECE_BYTES = 4 << 20
 _LABEL_ROWS = 1 << 16
@@ -41,8 +40,9 @@ class ArrowColumn(Sendable):
             first = next(file.pieces(column, 0, 1), None)
             if first is None or len(first) == 0:
                 raise DataError(f"{self.name}: declares {rows} rows and holds none; make it again")
-            _refuse_nulls(first, 0, self.name)
-            self.dtype = np.dtype(first.type.value_type.to_pandas_dtype())
+            refuse_nulls(first, 0, self.name)
+            # pyarrow's own to_pandas_dtype asks for pandas in some versions
+            self.dtype = pa.array([], first.type.value_type).to_numpy(zero_copy_only=False).dtype
             self.shape: tuple[int, ...] = (rows, len(first.flatten()))
         self._step = max(1, _PIECE_BYTES // max(1, self.shape[1] * self.dtype.itemsize))
         self._pieces: Iterator[Any] | None = None
@@ -83,22 +83,7 @@ class ArrowColumn(Sendable):
                         f"{self.name}: declares {self.shape[0]} rows and ends after {self._at}; "
                         "copy or make the file again"
                     )
-                self._piece = self._to_rows(piece)
-
-    def _to_rows(self, piece: Any) -> Array:
-        _refuse_nulls(piece, self._at, self.name)
-        width = self.shape[1]
-        if not pa.types.is_fixed_size_list(piece.type):
-            lengths = piece.value_lengths().to_numpy()
-            wrong = np.flatnonzero(lengths != width)
-            if wrong.size:
-                row = int(wrong[0])
-                raise DataError(
-                    f"{self.name}: row {self._at + row} has {lengths[row]} values, row 0 has "
-                    f"{width}; give rows of equal length"
-                )
-        values = piece.flatten().to_numpy(zero_copy_only=False)
-        return np.array(values.reshape(-1, width))  # a copy: the piece may lie in a map
+                self._piece = list_rows(piece, self.shape[1], self._at, self.name)
 
     def _drop(self) -> None:
         self._pieces, self._at = None, 0
@@ -113,7 +98,32 @@ class ArrowColumn(Sendable):
             self._drop()
 
 
-def _refuse_nulls(piece: Any, first_row: int, name: str) -> None:
+def list_rows(piece: Any, width: int, first_row: int, name: str) -> Array:
+    """A piece of a list column as an array [b, width] of its own.
+
+    Raises:
+        DataError: Nulls, or rows of another length; names the row.
+    """
+    refuse_nulls(piece, first_row, name)
+    if not pa.types.is_fixed_size_list(piece.type):
+        lengths = piece.value_lengths().to_numpy()
+        wrong = np.flatnonzero(lengths != width)
+        if wrong.size:
+            row = int(wrong[0])
+            raise DataError(
+                f"{name}: row {first_row + row} has {lengths[row]} values, row 0 has {width}; "
+                "give rows of equal length"
+            )
+    values = piece.flatten().to_numpy(zero_copy_only=False)
+    return np.array(values.reshape(-1, width))  # a copy: the piece may lie in a map
+
+
+def refuse_nulls(piece: Any, first_row: int, name: str) -> None:
+    """Refuse a piece with a null, or with one inside its lists.
+
+    Raises:
+        DataError: Names the row.
+    """
     if piece.null_count:
         row = int(np.flatnonzero(piece.is_null().to_numpy(zero_copy_only=False))[0])
         raise DataError(f"{name}: row {first_row + row} is null; drop or fill such rows")
@@ -134,11 +144,13 @@ def _is_list(kind: Any) -> bool:
     return bool(types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind))
 
 
-def _choose(file: ArrowFile, names: tuple[str, ...], *, lists: bool) -> str | None:
-    """The column whose name is tried first, of the kind that is wanted."""
+def _choose(
+    file: ArrowFile, names: tuple[str, ...], *, lists: bool, is_only: bool = False
+) -> str | None:
+    """The column whose name is tried first, of the kind that is wanted, or the only one."""
     fields = [f for f in file.schema if _is_list(f.type) == lists]
     found = [f.name for wanted in names for f in fields if f.name == wanted]
-    if not found and lists and len(fields) == 1:
+    if not found and is_only and len(fields) == 1:
         found = [fields[0].name]
     if not found:
         return None
@@ -155,21 +167,30 @@ def _read_labels(file: ArrowFile, column: str) -> Labels:
     done = 0
     with decoding(name):
         for piece in file.pieces(column, 0, _LABEL_ROWS):
-            _refuse_nulls(piece, done, name)
+            refuse_nulls(piece, done, name)
             done += len(piece)
-            parts.append(_label_part(piece, codes, name))
+            parts.append(label_codes(piece, codes, name))
     values = np.concatenate(parts) if parts else np.empty(0, np.int64)
     if codes:
         return number_names(values, list(codes), rows=rows, name=name)
-    return Labels(check_labels(values, rows=rows, name=name), None)
+    checked = check_labels(values, rows=rows, name=name)
+    names = declared_names(file.schema, column, name)
+    if names is not None:
+        check_named(checked, names, name)
+    return Labels(checked, names)
 
 
-def _label_part(piece: Any, codes: dict[str, int], name: str) -> Array:
+def label_codes(piece: Any, codes: dict[str, int], name: str) -> Array:
+    """A piece of labels: numbers as they are, text by its number in ``codes``, which grows.
+
+    Raises:
+        DataError: Labels of another type, or nulls.
+    """
     piece.validate(full=True)  # the Parquet reader lets dictionary indices pass unchecked
     kind = piece.type
     if pa.types.is_dictionary(kind) and not _is_text(kind.value_type):
         piece = piece.dictionary_decode()
-        _refuse_nulls(piece, 0, name)
+        refuse_nulls(piece, 0, name)
         kind = piece.type
     elif _is_text(kind):
         piece = piece.dictionary_encode()
@@ -210,31 +231,47 @@ def open_arrow(path: Path, name: str, *, labelled: bool) -> ColumnSource:
     """
     with decoding(name):
         file = open_arrow_file(path, name)
-        x_name = _choose(file, X_NAMES, lists=True)
         y_name = _choose(file, Y_NAMES, lists=False)
-    seen = listing([f"{f.name}: {f.type}" for f in file.schema]) or "no columns"
+    source = _open_inputs(file, name)
+    if not labelled:
+        return source
+    if y_name is None:
+        raise DataError(
+            f"{name}: no label column called {', '.join(Y_NAMES)}; it holds {_seen(file)}; "
+            "add it, or give the labels apart (labels=)"
+        )
+    return source.with_labels(*_read_labels(file, y_name))
+
+
+def _seen(file: ArrowFile) -> str:
+    return listing([f"{f.name}: {f.type}" for f in file.schema]) or "no columns"
+
+
+def _open_inputs(file: ArrowFile, name: str) -> ColumnSource:
+    """A list column of a usual name, else images, else the only list column."""
+    x_name = _choose(file, X_NAMES, lists=True)
+    image = image_column_of(file.schema)
+    if x_name is None and image is not None:
+        from .arrow_images import open_images  # Pillow is an extra
+
+        return ColumnSource(name, open_images(file, image))
+    x_name = x_name or _choose(file, (), lists=True, is_only=True)
     if x_name is None:
         raise DataError(
-            f"{name}: no column with a list of numbers called {', '.join(X_NAMES)}; it holds "
-            f"{seen}; store the features of a row as one list or fixed_size_list column"
+            f"{name}: no column with a list of numbers called {', '.join(X_NAMES)}, and none of "
+            f"images; it holds {_seen(file)}; store the features of a row as one list or "
+            "fixed_size_list column"
         )
     value_type = file.schema.field(x_name).type.value_type
     if not (pa.types.is_integer(value_type) or _is_float(value_type)):
         raise DataError(
             f"{name}: column {quote(x_name)} is a list of {quote(value_type)}; store float32"
         )
-    source = ColumnSource(name, ArrowColumn(file, x_name))
-    if not labelled:
-        return source
-    if y_name is None:
-        raise DataError(
-            f"{name}: no label column called {', '.join(Y_NAMES)}; it holds {seen}; "
-            "add it, or give the labels apart (labels=)"
-        )
-    return source.with_labels(*_read_labels(file, y_name))
+    column = ArrowColumn(file, x_name)
+    return ColumnSource(name, column, is_embedding=is_embedding_name(x_name))
 
 
-def open_arrow_labels(path: Path, name: str, rows: int) -> Labels:
+def open_arrow_labels(path: Path, name: str, *, rows: int) -> Labels:
     """The label column of a file that holds labels for other inputs.
 
     Raises:

@@ -218,9 +218,15 @@ class ColumnSource:
         column: Column,
         labels: Array | None = None,
         class_names: tuple[str, ...] | None = None,
+        *,
+        is_embedding: bool = False,
     ) -> None:
-        """Check the column; ``labels`` [n] int64 have been checked by ``labels.check_labels``."""
+        """Check the column; ``labels`` [n] int64 have been checked by ``labels.check_labels``.
+
+        ``is_embedding`` says that a network made the rows, as their name in the data tells.
+        """
         self.name = name
+        self.is_embedding = is_embedding
         self.column = column
         self.schema = make_schema(name, column.shape, column.dtype, class_names)
         self._labels = labels
@@ -250,7 +256,9 @@ class ColumnSource:
 
     def with_labels(self, labels: Array, class_names: tuple[str, ...] | None) -> ColumnSource:
         """The same inputs under other labels."""
-        return ColumnSource(self.name, self.column, labels, class_names)
+        return ColumnSource(
+            self.name, self.column, labels, class_names, is_embedding=self.is_embedding
+        )
 
     def close(self) -> None:
         """Let go of open files; reading opens them again."""

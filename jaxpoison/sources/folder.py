@@ -12,6 +12,8 @@ from jaxpoison._check import DataError, NothingToScan
 
 from .base import Array, ColumnSource, convert, listing, quote
 from .labels import Labels, check_labels, number_names
+from .spill import sharing
+from .table import ending_of
 
 OpenFile = Callable[[Path, str, bool], ColumnSource]
 
@@ -81,12 +83,12 @@ def open_shards(
         NothingToScan: No rows in any shard.
     """
     entries = sorted(e for e in folder.iterdir() if e.name[0] not in "._")
-    paths = [e for e in entries if e.suffix in known and e.is_file()]
+    paths = [e for e in entries if ending_of(e.name) in known and e.is_file()]
     paths = [e for e in paths if exclude is None or e.resolve() != exclude.resolve()]
     if not paths:
         seen = f"holds {listing([e.name for e in entries])}" if entries else "is empty"
         raise DataError(f"{name}: the folder {seen}; put shards in it that end in {known}")
-    by_suffix = {path.suffix: path.name for path in reversed(paths)}
+    by_suffix = {ending_of(path.name): path.name for path in reversed(paths)}
     if len(by_suffix) > 1:
         raise DataError(
             f"{name}: the folder mixes formats ({listing(sorted(by_suffix.values()))}); "
@@ -97,20 +99,40 @@ def open_shards(
             f"{name}: the folder holds a pair x.npy, y.npy, not shards; give x.npy as the data and "
             "y.npy as the labels"
         )
+    return join_shards(paths, name, open_fn=open_fn, labelled=labelled)
+
+
+def join_shards(paths: list[Path], name: str, *, open_fn: OpenFile, labelled: bool) -> ColumnSource:
+    """Files of one format as one source, in the order given.
+
+    Args:
+        paths: The files.
+        name: What the user typed.
+        open_fn: Opens one file, given path, name and whether it must be labelled.
+        labelled: Whether each file must bring its labels.
+
+    Returns:
+        The source over all rows.
+
+    Raises:
+        DataError: A file that differs from the first, which is named.
+        NothingToScan: No rows in any of them.
+    """
     shards: list[ColumnSource] = []
-    for path in paths:
-        try:
-            shard = open_fn(path, f"{name}/{path.name}", labelled)
-        except NothingToScan:  # writers leave empty shards behind
-            continue
-        if shards:
-            _compare(shards[0], shard)
-        shards.append(shard)
-        shard.close()
+    with sharing():
+        for path in paths:
+            try:
+                shard = open_fn(path, f"{name}/{path.name}", labelled)
+            except NothingToScan:  # writers leave empty shards behind
+                continue
+            if shards:
+                _compare(shards[0], shard)
+            shards.append(shard)
+            shard.close()
     if not shards:
         raise NothingToScan(f"{name}: no rows in {len(paths)} shards; give data with rows")
     labels = _join_labels(shards, name)
-    source = ColumnSource(name, ShardsColumn(shards))
+    source = ColumnSource(name, ShardsColumn(shards), is_embedding=shards[0].is_embedding)
     return source if labels is None else source.with_labels(*labels)
 
 
@@ -131,10 +153,14 @@ def _compare(first: ColumnSource, shard: ColumnSource) -> None:
 
 def _join_labels(shards: list[ColumnSource], name: str) -> Labels | None:
     """One numbering for all shards: text labels were numbered in each shard apart."""
+    held = [shard.labels() for shard in shards]
+    alike = shards[0].schema.class_names
+    if alike and all(shard.schema.class_names == alike for shard in shards):
+        # Declared names keep their numbers, whether all of them occur or not.
+        return Labels(np.concatenate([part for part in held if part is not None]), alike)
     parts: list[Array] = []
     names: list[str] = []
-    for shard in shards:
-        part = shard.labels()
+    for shard, part in zip(shards, held, strict=True):
         if part is None:
             return None
         parts.append(part + len(names))

@@ -8,14 +8,13 @@ from pathlib import Path
 
 from jaxpoison._check import DataError, UsageError
 
-from . import bundled, idx, media, npy, npz
+from . import bundled, idx, media, table
 from .arrays import to_array
-from .base import Column, ColumnSource, quote
+from .base import ColumnSource, quote
 from .folder import open_shards
 from .labels import Labels, encode_labels, read_labels
 
-KNOWN = (".npy", ".npz", ".parquet", ".arrow", ".feather")
-_ARROW = (".parquet", ".arrow", ".feather")
+KNOWN = table.file_endings()
 _PREFIX = re.compile(r"([A-Za-z][A-Za-z0-9_]+):(.*)", re.DOTALL)
 _PICKLED = (".pkl", ".pickle", ".pt", ".pth", ".joblib")
 
@@ -91,12 +90,13 @@ def open_text(text: str, *, labelled: bool, exclude: Path | None = None) -> Colu
             raise UsageError(_no_split(text, split))
         return idx.open_idx(path, text, labelled=labelled)
     path, split = split_name(text)
-    if media.holds(locate(path, text)):
+    held = table.format_of_folder(path) if locate(path, text).is_dir() else None
+    if held is not None:
+        return _open_as(held, path, text, labelled, split)
+    if media.holds(path):
         return media.open_media(path, text, split=split, labelled=labelled)
     if not path.is_dir():
         return open_file(path, text, labelled, split=split)
-    if idx.holds_idx(path):
-        return idx.open_idx_folder(path, text, split=split, labelled=labelled)
     if split is not None:
         raise UsageError(_no_split(text, split))
     return open_shards(
@@ -105,10 +105,21 @@ def open_text(text: str, *, labelled: bool, exclude: Path | None = None) -> Colu
 
 
 def _no_split(name: str, split: str) -> str:
+    having = [", ".join(each.endings) or each.name for each in table.FORMATS if each.has_splits]
     return (
-        f"{name}: '#{split}' chooses a split of an .npz file, of an IDX folder, of "
-        "a folder of images or shards or of a tfds set; remove it, or give one of those"
+        f"{name}: '#{split}' chooses a split, which these have: {', '.join(having)}, "
+        "folders of images or shards, tfds sets; remove it, or give one of those"
     )
+
+
+def _open_as(
+    held: table.Format, path: Path, name: str, labelled: bool, split: str | None
+) -> ColumnSource:
+    if split is not None and not held.has_splits:
+        raise UsageError(_no_split(name, split))
+    options = {"split": split} if held.has_splits else {}
+    source: ColumnSource = table.resolve(held.opener)(path, name, labelled=labelled, **options)
+    return source
 
 
 def open_file(path: Path, name: str, labelled: bool, *, split: str | None = None) -> ColumnSource:
@@ -119,16 +130,11 @@ def open_file(path: Path, name: str, labelled: bool, *, split: str | None = None
         DataError: Anything wrong with the file.
     """
     locate(path, name)
-    if path.suffix == ".npz":
-        return npz.open_npz(path, name, split=split, labelled=labelled)
+    held = table.format_of_file(path)
+    if held is not None:
+        return _open_as(held, path, name, labelled, split)
     if split is not None:
         raise UsageError(_no_split(name, split))
-    if path.suffix == ".npy":
-        return ColumnSource(name, npy.open_npy(path, name))
-    if path.suffix in _ARROW:
-        from .arrow import open_arrow  # pyarrow is heavy, and only some data needs it
-
-        return open_arrow(path, name, labelled=labelled)
     if idx.is_idx(path):
         return idx.open_idx(path, name, labelled=labelled)
     raise UsageError(_unknown(path, name))
@@ -141,7 +147,7 @@ def _unknown(path: Path, name: str) -> str:
             f"{name}: pickled files run code when they are loaded and are never opened; "
             f"save arrays with np.savez(file, x=..., y=...); {known}"
         )
-    return f"{name}: unknown file ending {quote(path.suffix)}; {known}"
+    return f"{name}: unknown file ending {quote(table.ending_of(path.name))}; {known}"
 
 
 def open_labels(labels: object, *, rows: int) -> Labels:
@@ -162,22 +168,16 @@ def open_labels(labels: object, *, rows: int) -> Labels:
         return encode_labels(to_array(labels, "labels"), rows=rows, name="labels")
     path, split = split_name(str(labels))
     name = f"labels {labels}"
-    if locate(path, name).is_dir():
+    is_folder = locate(path, name).is_dir()
+    held = table.format_of_folder(path) if is_folder else table.format_of_file(path)
+    if is_folder and (held is None or not held.labels):
         raise DataError(f"{name}: is a folder; give one file with all labels")
-    if path.suffix in _ARROW:
-        from .arrow import open_arrow_labels
-
-        return open_arrow_labels(path, name, rows)
-    return read_labels(_label_column(path, name, split), rows=rows, name=name)
-
-
-def _label_column(path: Path, name: str, split: str | None) -> Column:
-    if path.suffix == ".npz":
-        return npz.open_labels_member(path, name, split)
-    if split is not None:
+    if split is not None and (held is None or not held.has_splits):
         raise UsageError(_no_split(name, split))
-    if path.suffix == ".npy":
-        return npy.open_npy(path, name)
+    if held is not None and held.labels:
+        options = {"split": split} if held.has_splits else {}
+        found: Labels = table.resolve(held.labels)(path, name, rows=rows, **options)
+        return found
     if idx.is_idx(path):
-        return idx.open_column(path, name)
+        return read_labels(idx.open_column(path, name), rows=rows, name=name)
     raise UsageError(_unknown(path, name))

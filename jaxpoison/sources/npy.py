@@ -12,8 +12,9 @@ import numpy as np
 
 from jaxpoison._check import DataError
 
-from .base import quote
+from .base import ColumnSource, quote
 from .columns import FileColumn, readable
+from .labels import Labels, read_labels
 
 _MAGIC = b"\x93NUMPY"
 _MAX_HEADER = 10_000  # numpy's own limit
@@ -119,3 +120,22 @@ def open_npy(path: Path, name: str) -> FileColumn:
         header = read_header(file, name)
     check_size(header, path.stat().st_size - header.offset, name)
     return FileColumn(path, name, header.offset, header.shape, header.dtype, fortran=header.fortran)
+
+
+def open_npy_rows(path: Path, name: str, *, labelled: bool) -> ColumnSource:
+    """The array of an ``.npy`` file as a source, which never has labels.
+
+    Raises:
+        DataError: As ``open_npy``.
+    """
+    del labelled  # a bare array may come without
+    return ColumnSource(name, open_npy(path, name))
+
+
+def open_npy_labels(path: Path, name: str, *, rows: int) -> Labels:
+    """The array of an ``.npy`` file as labels for other inputs.
+
+    Raises:
+        DataError: As ``open_npy``, or not one class number a row.
+    """
+    return read_labels(open_npy(path, name), rows=rows, name=name)

@@ -12,7 +12,7 @@ from jaxpoison._check import DataError
 
 from .base import Column, ColumnSource, listing, quote
 from .columns import FileColumn, Stream, StreamColumn, readable
-from .labels import read_labels
+from .labels import Labels, read_labels
 from .npy import check_size, read_header
 
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
@@ -130,11 +130,11 @@ def open_npz(path: Path, name: str, *, split: str | None, labelled: bool) -> Col
     )
 
 
-def open_labels_member(path: Path, name: str, split: str | None) -> Column:
+def open_npz_labels(path: Path, name: str, *, rows: int, split: str | None) -> Labels:
     """The labels of an archive whose inputs are not wanted.
 
     Raises:
-        DataError: No member ``y``, and more than one other.
+        DataError: No member ``y`` and more than one other, or not one class number a row.
     """
     names = members(path, name)
     wanted = "y" if split is None else f"y_{split}"
@@ -142,7 +142,7 @@ def open_labels_member(path: Path, name: str, split: str | None) -> Column:
         wanted = names[0]
     if wanted not in names:
         raise DataError(_missing(name, wanted, names, split))
-    return open_member(path, wanted, name)
+    return read_labels(open_member(path, wanted, name), rows=rows, name=name)
 
 
 def _missing(name: str, wanted: str, names: list[str], split: str | None) -> str:

@@ -82,6 +82,13 @@ class Subset:
         return self._fingerprint
 
 
+def is_embedding(source: Source) -> bool:
+    """Whether the rows are what a network made of the inputs, as their name in the data says."""
+    while isinstance(source, Subset):
+        source = source.source
+    return bool(getattr(source, "is_embedding", False))
+
+
 class DropRows(Subset):
     """A source without some rows; ``kept`` [m] maps its row numbers to those of the whole."""
 
