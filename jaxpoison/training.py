@@ -46,8 +46,8 @@ class States(Protocol):
     def load(self) -> dict[str, Any] | None:
         """The latest one, or None."""
 
-    def save(self, tree: dict[str, Any]) -> None:
-        """May keep one: dicts of host arrays."""
+    def save(self, tree: dict[str, Any], *, is_last: bool = False) -> None:
+        """May keep one, and keeps the last: dicts of host arrays."""
 
 
 class Fitted(NamedTuple):
@@ -205,8 +205,8 @@ class _Run:
             # Everything a step gave back stays on the device until here, so that steps queue up.
             for out, *batches in zip(record, *jax.device_get(seen), strict=True):
                 out[order, epoch] = np.concatenate(batches)[:rows]
-            if states is not None and epoch + 1 < epochs:
-                states.save(self._kept(epoch + 1, record))
+            if states is not None:
+                states.save(self._kept(epoch + 1, record), is_last=epoch + 1 == epochs)
         return record
 
     def _kept(self, done: int, record: Seen) -> dict[str, Any]:

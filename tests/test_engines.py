@@ -5,26 +5,26 @@ from __future__ import annotations
 import json
 import os
 import pickle
-import signal
 import socket
 import subprocess
 import sys
 import textwrap
 import threading
-import time
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from jaxpoison import folds
 from jaxpoison._check import DataError, UsageError
 from jaxpoison.sources import open_source
-from jaxpoison.stream import LocalEngine, Stream, make_mesh, open_engine
+from jaxpoison.stream import LocalEngine, Stage, Stream, make_mesh, open_engine
 from jaxpoison.stream._keys import key_of_pass
 from jaxpoison.stream._opening import _meeting
 
 TESTS = Path(__file__).parent
+KNOWN = folds.out_of_fold_agrees
 NEEDS_RAY = pytest.mark.skipif(find_spec("ray") is None, reason="the extra ray is not installed")
 
 PROGRAM = """
@@ -258,11 +258,14 @@ def written(folder):
     return x, ["x.npy", "x.npz", "small.npz", "x.parquet", "x.feather"]
 
 
-def test_sources_can_be_sent_to_another_process_even_when_they_are_open(tmp_path):
+def test_sources_can_be_sent_to_another_process_even_when_they_are_open(tmp_path, monkeypatch):
     x, names = written(tmp_path)
     for name in names:
-        source = open_source(tmp_path / name, role="features")
+        monkeypatch.chdir(tmp_path)
+        source = open_source(name, role="features")
         source.read(10, 20)
+        (tmp_path / "elsewhere").mkdir(exist_ok=True)
+        monkeypatch.chdir(tmp_path / "elsewhere")
         sent = pickle.loads(pickle.dumps(source))
         assert np.array_equal(sent.read(0, 50)["x"], x), name
         assert np.array_equal(source.read(0, 50)["x"], x), name
@@ -360,34 +363,84 @@ def stream_of(x, y, **options):
     return Stream(open_source(x, role="features"), y, 2, make_mesh(1), **options)
 
 
-def double(block, scale):
-    return block.x * scale
-
-
 def test_a_pass_is_known_by_all_that_decides_its_bits():
     x = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
     y = (np.arange(40) % 2).astype(np.int32)
-    one = key_of_pass(stream_of(x, y), "map", double, (np.float32(2),))
-    assert one == key_of_pass(stream_of(x.copy(), y), "map", double, (np.float32(2),))
+    one = key_of_pass(stream_of(x, y), "map", KNOWN, (np.float32(2),))
+    assert one == key_of_pass(stream_of(x.copy(), y), "map", KNOWN, (np.float32(2),))
     assert one == key_of_pass(
-        stream_of(x, y, engine=LocalEngine(make_mesh(1))), "map", double, (np.float32(2),)
+        stream_of(x, y, engine=LocalEngine(make_mesh(1))), "map", KNOWN, (np.float32(2),)
     )
     others = [
-        key_of_pass(stream_of(x, y), "map", double, (np.float32(3),)),
-        key_of_pass(stream_of(x, y), "map", double, (np.float64(2),)),
-        key_of_pass(stream_of(x, y), "fold", double, (np.float32(2),)),
-        key_of_pass(stream_of(x, y), "map", stream_of, (np.float32(2),)),
-        key_of_pass(stream_of(x, 1 - y), "map", double, (np.float32(2),)),
-        key_of_pass(stream_of(x + 1, y), "map", double, (np.float32(2),)),
-        key_of_pass(stream_of(x, y, identity="a"), "map", double, (np.float32(2),)),
+        key_of_pass(stream_of(x, y), "map", KNOWN, (np.float32(3),)),
+        key_of_pass(stream_of(x, y), "map", KNOWN, (np.float64(2),)),
+        key_of_pass(stream_of(x, y), "fold", KNOWN, (np.float32(2),)),
+        key_of_pass(stream_of(x, y), "map", folds.class_means, (np.float32(2),)),
+        key_of_pass(stream_of(x, 1 - y), "map", KNOWN, (np.float32(2),)),
+        key_of_pass(stream_of(x + 1, y), "map", KNOWN, (np.float32(2),)),
+        key_of_pass(stream_of(x, y, identity="a"), "map", KNOWN, (np.float32(2),)),
     ]
     assert len({one, *others}) == len(others) + 1
 
 
-def test_a_killed_program_leaves_nothing_running(data, tmp_path):
-    """The reader of the next block is no reason to stay alive."""
-    process = start([data, tmp_path / "out", "local", "plain"], tmp_path)
-    time.sleep(2.0)
-    process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=60)
-    assert process.returncode == -signal.SIGTERM
+def scaled(scale):
+    def fn(block):
+        return block.x * scale
+
+    return fn
+
+
+class Scaler:
+    def __init__(self, scale):
+        self.scale = scale
+
+    def of(self, block):
+        return block.x * self.scale
+
+
+@pytest.mark.parametrize("make", [scaled, lambda scale: Scaler(scale).of])
+def test_what_no_name_tells_is_not_kept(make):
+    """Two closures of one name, two methods of unlike objects: one must not have the other's."""
+
+    class Kept(dict):
+        every = 0.0
+
+        def load(self, name):
+            return self.get(name)
+
+        def save(self, name, tree):
+            self[name] = tree
+
+    x = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
+    y = (np.arange(40) % 2).astype(np.int32)
+    journal = Kept()
+    stream = stream_of(x, y, journal=journal)
+    for scale in (1.0, 2.0):
+        assert np.array_equal(stream.map(make(scale)), x * np.float32(scale))
+    assert not journal
+    folds.class_means(stream)
+    assert len(journal) == 1
+
+
+def test_rows_are_taken_once_whatever_is_made_of_them():
+    taken = []
+
+    class Engine(LocalEngine):
+        def feed(self, rows, budget_bytes):
+            taken.append(rows)
+            return super().feed(rows, budget_bytes)
+
+    x = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
+    y = (np.arange(40) % 2).astype(np.int32)
+    stream = stream_of(x, y, engine=Engine(make_mesh(1)))
+    other = stream.through(Stage(plain, ()))
+    folds.class_means(stream)
+    folds.class_means(other)
+    folds.class_means(other.behind(None))
+    assert len(taken) == 1
+    folds.class_means(stream.of(open_source(x + 1, role="features")))
+    assert len(taken) == 2
+
+
+def plain(params, x):
+    return x

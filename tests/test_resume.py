@@ -19,6 +19,7 @@ from jaxpoison import scanning, training
 from jaxpoison._check import UsageError
 from jaxpoison.report.files import OutputError
 from jaxpoison.work import TrainingStates, Work
+from jaxpoison.work import _work as work_module
 
 NAMES = ("spectral", "mixture", "neighbours", "labels")
 
@@ -231,8 +232,8 @@ def test_a_training_goes_on_behind_its_last_epoch(tmp_path, monkeypatch):
         def load(self):
             return states.load()
 
-        def save(self, tree):
-            states.save(tree)
+        def save(self, tree, **options):
+            states.save(tree, **options)
             epochs.append(int(tree["done"]))
             if len(epochs) == 2:
                 raise KeyboardInterrupt
@@ -273,6 +274,96 @@ def test_a_damaged_state_of_a_training_is_not_used(tmp_path):
     assert TrainingStates(other, "training").load() is None
 
 
+def test_a_kept_training_is_used_by_the_scan_that_goes_on(tmp_path, monkeypatch):
+    """For images nothing else is kept before it."""
+    x, y = images()
+    monkeypatch.setattr(work_module, "_EVERY", 0.0)
+    save, done = TrainingStates.save, []
+
+    def stopping(self, tree, **options):
+        save(self, tree, **options)
+        done.append(int(tree["done"]))
+        if len(done) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(TrainingStates, "save", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        jaxpoison.scan(x, y, detectors=("spectral",), out=tmp_path / "out")
+    monkeypatch.setattr(TrainingStates, "save", save)
+    assert sorted(os.listdir(tmp_path / "out" / ".work")) == ["plan.json", "training"]
+    told = []
+    jaxpoison.scan(
+        x, y, detectors=("spectral",), out=tmp_path / "out", resume=True,
+        progress=lambda *seen: told.append(seen),
+    )  # fmt: skip
+    assert min(seen for stage, seen, _ in told if stage == "train") > 2 * len(y)
+
+
+def model_of(scale):
+    from jaxpoison import models
+
+    weights = {"w": np.eye(12, 3, dtype=np.float32) * scale}
+    return models.from_function(params=weights, features=halved, logits=weighted)
+
+
+def halved(params, x):
+    return x * 0.5
+
+
+def weighted(params, x):
+    return x @ params["w"]
+
+
+def test_work_with_a_model_that_can_not_be_named_is_not_kept(tmp_path, monkeypatch):
+    saved, save = [], Work.save
+    monkeypatch.setattr(Work, "save", lambda self, *given: saved.append(save(self, *given)))
+    jaxpoison.scan(*table(), detectors=("spectral",), model=model_of(1.0), out=tmp_path / "out")
+    assert not saved and len(os.listdir(tmp_path / "out")) == 5
+
+
+def test_two_runs_do_not_share_a_folder(tmp_path):
+    first = Work(tmp_path, {"a": 1}, resume=False)
+    first.save("x", (1,))
+    program = (
+        "import sys; from pathlib import Path; from jaxpoison.work import Work\n"
+        "Work(Path(sys.argv[1]), {'a': 1}, resume=True).save('y', (2,))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True
+    )
+    assert "another run works there" in done.stderr
+    again = Work(tmp_path, {"a": 1}, resume=True)  # of this process, which has given the first up
+    again.save("z", (3,))
+    assert again.load("x") == (1,)
+
+
+def test_trees_come_back_as_they_were(tmp_path):
+    work = Work(tmp_path, {}, resume=False)
+    tree = {
+        "a": np.float64(0.1), "b": 0.1, "c": np.int64(3), "d": 2**70, "e": float("nan"),
+        "f": (True, None, "x"), "g": [np.zeros((0, 3), np.float32)], "h": np.array("2020", "M8[D]"),
+    }  # fmt: skip
+    work.save("t", tree)
+    held = work.load("t")
+    assert {name: type(value) for name, value in held.items()} == {
+        name: type(value) for name, value in tree.items()
+    }
+    assert repr(held) == repr(tree)
+    for odd in (object(), np.array([object()]), np.zeros(2, "V3"), {1, 2}):
+        with pytest.raises(TypeError, match="can not be kept"):
+            work.save("odd", odd)
+    assert sorted(p.suffix for p in (tmp_path / ".work").iterdir()) == [".json", ".npz"]
+
+
+def test_records_of_other_packages_are_not_made(tmp_path):
+    from jaxpoison.work._codec import _class_of
+
+    for name in ("os:system", "jaxpoison.__main__:main", "jaxpoison.training:fit"):
+        with pytest.raises(ValueError, match="no record"):
+            _class_of(name)
+    assert _class_of("jaxpoison._types:Scores") is not None
+
+
 SCAN = """
     import sys
     import numpy as np
@@ -281,7 +372,24 @@ SCAN = """
     work.Work.every = property(lambda self: 0.0, lambda self, value: None)
     with np.load(sys.argv[1]) as held:
         x, y = held["x"], held["y"]
+    reused, load = [], work.Work.load
+
+    def loading(self, name):
+        tree = load(self, name)
+        reused.extend([] if tree is None else [name])
+        return tree
+
+    work.Work.load = loading
+    restored, restore = [], work.TrainingStates.load
+
+    def restoring(self):
+        held = restore(self)
+        restored.append(0 if held is None else int(held["done"]))
+        return held
+
+    work.TrainingStates.load = restoring
     jaxpoison.scan(x, y, out=sys.argv[2], resume=len(sys.argv) > 3)
+    print(len(reused), *restored)
 """
 
 
@@ -302,17 +410,18 @@ def test_a_scan_that_is_killed_again_and_again_ends_with_the_same_files(tmp_path
     kills, seconds = 0, 6.0
     while True:
         resume = ["--resume"] if out.exists() else []
-        process = subprocess.Popen([*command, str(out), *resume])
+        process = subprocess.Popen([*command, str(out), *resume], stdout=subprocess.PIPE)
         end = time.monotonic() + seconds
         while process.poll() is None and time.monotonic() < end:
             time.sleep(0.05)
         if process.poll() is not None:
             assert process.returncode == 0
+            reused, restored = map(int, process.communicate()[0].split())
             break
         process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.communicate()
         kills, seconds = kills + 1, seconds + 3.0
-    assert kills >= 2
+    assert kills >= 2 and reused > 5 and restored > 0
     assert files(out) == files(tmp_path / "whole")
 
 

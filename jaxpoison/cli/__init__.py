@@ -80,14 +80,23 @@ def _guarded(args: argparse.Namespace) -> int:
         return status
     except KeyboardInterrupt:
         _complain("interrupted", prefix="jaxpoison")
-        return EXIT_INTERRUPTED
+        return _ended(args, EXIT_INTERRUPTED)
     except Exception as error:
         if args.debug:
             import traceback
 
             traceback.print_exc()
         _complain(_describe(error))
-        return _status(error)
+        return _ended(args, _status(error))
+
+
+def _ended(args: argparse.Namespace, status: int) -> int:
+    """The status of a failure; a process that runs together with others ends here."""
+    if str(getattr(args, "engine", "")).startswith("spmd"):
+        from jaxpoison.stream import leave_others
+
+        leave_others(status)
+    return status
 
 
 def _status(error: Exception) -> int:

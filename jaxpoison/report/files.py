@@ -228,11 +228,16 @@ def _move_into_place(stage: Path, out: Path, names: list[str]) -> None:
         raise
 
 
-def explain_failure(error: Exception, path: Path) -> OutputError:
-    """What went wrong while a path was written, and what to do."""
+def explain_failure(error: Exception, path: Path, *, is_kept: bool = False) -> OutputError:
+    """What went wrong while a path was written, and what to do; ``is_kept``: --resume goes on."""
     code = error.errno if isinstance(error, OSError) else None
     where = f"out_dir {str(path)!r}"
     if code in _NO_SPACE:
+        if is_kept:
+            return OutputError(
+                f"{where}: no space left on the disk; what was done before is kept: free some "
+                "space and go on with it (--resume)"
+            )
         return OutputError(
             f"{where}: no space left on the disk; nothing was kept. "
             "Free some space or choose a folder on another disk"

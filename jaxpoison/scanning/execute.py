@@ -24,7 +24,7 @@ from jaxpoison.scanning.spaces import ProgressFn, Space, last_space, silent, wit
 from jaxpoison.scanning.targets import targets_in
 from jaxpoison.scanning.verify import label_evidence, verify
 from jaxpoison.sources import Source, is_embedding, open_source, require_labels
-from jaxpoison.stream import Engine, Stream, make_mesh, use_compile_cache
+from jaxpoison.stream import Engine, Stream, digest_of_value, make_mesh, use_compile_cache
 
 
 def scan(
@@ -146,7 +146,10 @@ def _run(
     use_compile_cache()
     loaded = gathering.load_user_detectors(plan.names)
     data = open_data(plan, source, rows, trusted, target, progress, how.engine)
-    work = how.work(_identity(plan, data))
+    of_model = None if model is None else digest_of_value(model)
+    # what can not be named can not be told from another one, so nothing is kept of it
+    is_known = model is None or of_model is not None
+    work = how.work(_identity(plan, data, of_model)) if is_known else None
     journal = how.journal(work)
     raw = Stream(
         data.source, data.dense, len(data.classes), make_mesh(plan.resources.devices),
@@ -188,7 +191,7 @@ def _run(
     return report
 
 
-def _identity(plan: ScanPlan, data: Opened) -> dict[str, Any]:
+def _identity(plan: ScanPlan, data: Opened, of_model: str | None) -> dict[str, Any]:
     """All of the data and the plan that decides the result."""
     asked = plan.as_dict()
     asked.pop("resources")
@@ -199,6 +202,7 @@ def _identity(plan: ScanPlan, data: Opened) -> dict[str, Any]:
         "features": data.of_features,
         "trusted": digest_of(data.trusted),
         "target": targets,
+        "model": of_model,
     }
 
 

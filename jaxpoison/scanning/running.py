@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jaxpoison.report.files import check_out_dir
-from jaxpoison.stream import Engine, Journal, open_engine
+from jaxpoison.stream import Engine, Journal, machine_identity, open_engine
 from jaxpoison.work import Work, code_identity, read
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Running:
         """
         if self.folder is None:
             return None
-        folder, whole = self.folder, {**identity, **code_identity()}
+        folder, whole = self.folder, {**identity, **code_identity(), **machine_identity()}
         return self.engine.agreed(lambda: Work(folder, whole, resume=self.resume))
 
     def journal(self, work: Work | None) -> Journal | None:
@@ -52,8 +52,9 @@ class Running:
 
     def write(self, report: Report, work: Work | None) -> None:
         """Writes the report, if there is a folder, and lets go of what was kept."""
-        if self.folder is not None and self.engine.is_writer:
-            report.write(self.folder, resume=True)
+        folder = self.folder
+        if folder is not None:
+            self.engine.agreed(lambda: report.write(folder, resume=True))
         if work is not None:
             work.remove()
 

@@ -62,7 +62,7 @@ class ParquetFile:
 
     def __init__(self, path: Path, name: str) -> None:
         """Read the footer."""
-        self.path, self.name = path, name
+        self.path, self.name = path.absolute(), name
         with decoding(name), self._open([]) as file:
             self.schema = file.schema_arrow
             meta = file.metadata
@@ -89,7 +89,7 @@ class IpcFile:
 
     def __init__(self, path: Path, name: str) -> None:
         """Read the footer and the size of each batch."""
-        self.path, self.name = path, name
+        self.path, self.name = path.absolute(), name
         with decoding(name), pa.memory_map(str(path)) as file:
             reader = pa.ipc.open_file(file)
             self.schema = reader.schema
@@ -127,7 +127,7 @@ class IpcStream:
 
     def __init__(self, path: Path, name: str) -> None:
         """Count the rows, which a stream does not declare."""
-        self.path, self.name = path, name
+        self.path, self.name = path.absolute(), name
         with decoding(name), pa.memory_map(str(path)) as file:
             reader = pa.ipc.open_stream(file)
             self.schema = reader.schema

@@ -111,7 +111,8 @@ class FileColumn(Sendable):
         fortran: bool = False,
     ) -> None:
         """``shape`` and ``offset`` were checked against the size of the file."""
-        self.path, self.name, self.offset = path, name, offset
+        # absolute: another process may work in another folder
+        self.path, self.name, self.offset = path.absolute(), name, offset
         self.shape, self.dtype = shape, dtype
         self._fortran = fortran and len(shape) > 1
         self._file: RawIOBase | None = None

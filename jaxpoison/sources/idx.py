@@ -54,7 +54,7 @@ def open_column(path: Path, name: str) -> Column:
     if held != declared:
         raise DataError(_size_message(name, shape, declared, f"{held} bytes"))
     if path.suffix == ".gz":
-        return StreamColumn(partial(_open, path), name, offset, shape, dtype)
+        return StreamColumn(partial(_open, path.absolute()), name, offset, shape, dtype)
     return FileColumn(path, name, offset, shape, dtype)
 
 

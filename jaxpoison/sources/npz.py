@@ -72,7 +72,7 @@ def open_member(path: Path, member: str, name: str) -> Column:
             "save it uncompressed (np.savez), or save np.ascontiguousarray(x)"
         )
 
-    open_stream = partial(_open_stream, path, info.filename)
+    open_stream = partial(_open_stream, path.absolute(), info.filename)
     return StreamColumn(open_stream, label, header.offset, header.shape, header.dtype)
 
 

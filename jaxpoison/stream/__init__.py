@@ -11,7 +11,8 @@ from __future__ import annotations
 from jaxpoison.caching import use_compile_cache
 
 from ._engines import Engine, Feed, LocalEngine, ShardValue
-from ._opening import ENGINES, is_first_process, open_engine
+from ._keys import digest_of_value
+from ._opening import ENGINES, is_first_process, leave_others, machine_identity, open_engine
 from ._records import Journal, Record
 from ._rows import Rows, RowSource
 from ._steps import Stage, compiled, make_mesh, mesh_of_solvers, place
@@ -32,7 +33,10 @@ __all__ = [
     "Stage",
     "Stream",
     "compiled",
+    "digest_of_value",
     "is_first_process",
+    "leave_others",
+    "machine_identity",
     "make_mesh",
     "mesh_of_solvers",
     "open_engine",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -18,17 +19,37 @@ _BYTES = 16
 _BLOCK_ROWS = 8192
 
 
+_KNOWN = ("jaxpoison.", "jax.", "numpy")
+
+
+class Unnamed(Exception):
+    """Something whose content no name tells: a closure, a bound method, code of another package."""
+
+
 def key_of_pass(stream: Stream, verb: str, fn: Any, operands: Any) -> str:
     """Equal for equal rows, classes, stages, functions and operands, in every process.
 
     Functions are known by their names: what they do belongs to the version of the code, which is
     kept beside the journal.
+
+    Raises:
+        Unnamed: Something in it has no name that says what it does.
     """
     state = hashlib.blake2b(digest_size=_BYTES)
     layout = dataclasses.astuple(stream.rows.layout)
     seen = (verb, identity_of(stream), stream.num_classes, layout, stream.stage, fn, operands)
     _add(state, seen)
     return f"{verb}-{state.hexdigest()}"
+
+
+def digest_of_value(value: Any) -> str | None:
+    """Content of a pytree with its functions, or None where it can not be named."""
+    state = hashlib.blake2b(digest_size=_BYTES)
+    try:
+        _add(state, value)
+    except Unnamed:
+        return None
+    return state.hexdigest()
 
 
 def identity_of(stream: Stream) -> str:
@@ -73,11 +94,19 @@ def _add(state: Any, value: Any) -> None:
     elif value is None or isinstance(value, (bool, int, float, str, bytes)):
         state.update(f"{type(value).__name__} {value!r};".encode())
     elif hasattr(value, "__qualname__"):
-        state.update(f"name {value.__module__}.{value.__qualname__};".encode())
+        state.update(_name_of(value).encode())
     else:
         leaves = jax.tree.leaves(value)
         if len(leaves) == 1 and leaves[0] is value:  # an object that is no pytree
-            state.update(f"object {type(value).__module__}.{type(value).__qualname__};".encode())
-            return
+            raise Unnamed(type(value).__qualname__)
         _add(state, [str(path) for path, _ in jax.tree_util.tree_leaves_with_path(value)])
         _add(state, leaves)
+
+
+def _name_of(value: Any) -> str:
+    """Of a function or type of this package, or of one whose release is kept too."""
+    module, owner = value.__module__ or "", getattr(value, "__self__", None)
+    is_bound = owner is not None and not isinstance(owner, ModuleType)
+    if "<" in value.__qualname__ or is_bound or not module.startswith(_KNOWN):
+        raise Unnamed(value.__qualname__)
+    return f"name {module}.{value.__qualname__};"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -32,7 +33,7 @@ def open_engine(name: str, *, devices: int | None = None) -> Iterator[Engine]:
         from ._spmd import SpmdEngine, join
 
         join(*_meeting(name))
-        yield SpmdEngine()
+        yield SpmdEngine(json.dumps(machine_identity()))
     elif name == "ray" or name.startswith("ray://"):
         from ._ray import RayEngine, connect
 
@@ -44,6 +45,35 @@ def open_engine(name: str, *, devices: int | None = None) -> Iterator[Engine]:
                 ray.shutdown()
     else:
         raise UsageError(f"engine: {name!r}; give one of {', '.join(ENGINES)}")
+
+
+def machine_identity() -> dict[str, Any]:
+    """What of a machine decides the last bits of a result: kinds of devices, cores of a CPU."""
+    import os
+
+    import jax
+
+    devices = sorted({f"{device.platform} {device.device_kind}" for device in jax.local_devices()})
+    able = hasattr(os, "sched_getaffinity")
+    cores = len(os.sched_getaffinity(0)) if able else os.cpu_count()
+    precision = str(getattr(jax.config, "jax_default_matmul_precision", None))
+    return {"machine": {"devices": devices, "cores": cores, "matmul": precision}}
+
+
+def leave_others(status: int) -> None:
+    """Ends this process at once if it runs together with others, so that they do not wait for it.
+
+    The usual end would wait for all of them, and they wait for values of this one.
+    """
+    import os
+    import sys
+
+    import jax
+
+    if jax.distributed.is_initialized() and jax.process_count() > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
 
 
 def is_first_process() -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxpoison._check import DataError, UsageError
+from jaxpoison._check import DataError, JaxpoisonError, UsageError
 from jaxpoison._types import HostArray
 
 from ._engines import Alone, ShardValue
@@ -22,6 +22,7 @@ _RETRIES = 8
 _SHOWN = 160  # characters of what a library says of it
 _AHEAD = 2  # tasks a worker has waiting
 _PARTS = 4  # of a pass a worker, so that one that dies loses little
+_MOST = 8  # shards of a part: the values of all of them come back together
 
 
 class RayEngine(Alone):
@@ -32,7 +33,9 @@ class RayEngine(Alone):
 
     def __init__(self, ray: Any) -> None:
         self._ray = ray
-        self.workers = max(1, int(ray.cluster_resources().get("CPU", 1)))
+        self.workers = int(ray.cluster_resources().get("CPU", 0))
+        if self.workers < 1:
+            raise UsageError("engine ray: the cluster has no processors; add a node that has some")
 
     @property
     def sees_files(self) -> bool:
@@ -68,18 +71,30 @@ class RayEngine(Alone):
         """
         remote = self._ray.remote(num_cpus=1, max_retries=_RETRIES)(fn)
         waiting: deque[Any] = deque()
-        for item in items:
-            waiting.append(remote.remote(shared, item))
-            if len(waiting) >= _AHEAD * self.workers:
+        try:
+            for item in items:
+                waiting.append(remote.remote(shared, item))
+                if len(waiting) >= _AHEAD * self.workers:
+                    yield self._get(waiting.popleft())
+            while waiting:
                 yield self._get(waiting.popleft())
-        while waiting:
-            yield self._get(waiting.popleft())
+        finally:  # of a pass that was given up
+            for reference in waiting:
+                self._ray.cancel(reference)
 
     def _get(self, reference: Any) -> Any:
         try:
             return self._ray.get(reference)
         except self._ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, JaxpoisonError):
+                raise error.cause from None
             raise error.as_instanceof_cause() from None
+        except self._ray.exceptions.RayError as error:
+            raise DataError(
+                f"engine ray: a task was given up after {_RETRIES} retries "
+                f"({type(error).__name__}: {str(error).splitlines()[0][:_SHOWN]}); look after the "
+                "workers' memory, and go on with --resume"
+            ) from error
 
 
 class HeldRows:
@@ -119,7 +134,7 @@ class RayFeed:
     ) -> Iterator[ShardValue]:
         """One task a few shards."""
         shards = self.rows.num_shards
-        step = max(1, (shards - first) // (_PARTS * self._engine.workers))
+        step = max(1, min(_MOST, (shards - first) // (_PARTS * self._engine.workers)))
         parts = [(i, min(i + step, shards)) for i in range(first, shards, step)]
         shared = (self._held, self._engine.put(fn), operands, stage)
         for values in self._engine.tasks(run_shards, shared, parts):

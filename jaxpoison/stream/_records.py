@@ -32,7 +32,7 @@ class Record:
 
     def __init__(self, journal: Journal, key: str) -> None:
         self._journal, self._key = journal, key
-        self._since, self._kept = time.monotonic(), (0, 0)
+        self._since, self._kept, self._is_kept = time.monotonic(), (0, 0), True
 
     def load_carry(self) -> tuple[int, Any]:
         """Shards done and the carry after them."""
@@ -42,13 +42,15 @@ class Record:
     def keep_carry(self, done: int, carry: Any, *, is_last: bool) -> None:
         """Keeps the carry, if it is the last or enough was done since."""
         if is_last or self._is_due():
-            self._journal.save(self._key, {"done": done, "carry": carry})
+            self._save(self._key, {"done": done, "carry": carry})
 
     def load_rows(self, num_rows: int) -> tuple[int, HostArray | None]:
         """Shards done, and [n, ...] with their rows filled in."""
         out: HostArray | None = None
         while (held := self._journal.load(self._piece(self._kept[0]))) is not None:
             rows, start = held["rows"], self._kept[1]
+            if held["done"] <= self._kept[0] or start + len(rows) > num_rows:
+                break  # not of this pass, whatever its name says
             if out is None:
                 out = np.empty((num_rows, *rows.shape[1:]), rows.dtype)
             out[start : start + len(rows)] = rows
@@ -59,18 +61,22 @@ class Record:
         """Keeps the rows up to ``stop``, if they are the last or enough was done since."""
         if stop == len(out) or self._is_due():
             first, start = self._kept
-            self._journal.save(self._piece(first), {"done": done, "rows": out[start:stop]})
+            self._save(self._piece(first), {"done": done, "rows": out[start:stop]})
             self._kept = done, stop
 
     def _piece(self, first: int) -> str:
         return f"{self._key}-{first:06}"
 
+    def _save(self, name: str, tree: Any) -> None:
+        if self._is_kept:
+            try:
+                self._journal.save(name, tree)
+            except TypeError:  # a value of another package's type: the pass goes on unkept
+                self._is_kept = False
+        self._since = time.monotonic()
+
     def _is_due(self) -> bool:
-        now = time.monotonic()
-        if now - self._since < self._journal.every:
-            return False
-        self._since = now
-        return True
+        return time.monotonic() - self._since >= self._journal.every
 
 
 class Unkept:

@@ -7,6 +7,7 @@ to be told what another decided.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -26,13 +27,22 @@ from ._rows import Rows
 from ._steps import Stage, make_mesh, one_each, pass_step, replicated
 
 T = TypeVar("T")
+_PIECE = 64 << 20  # bytes sent to all at a time
+_LAST_WAIT = 20  # seconds that a process waits for the others when it ends
 
 
 class SpmdEngine(Alone):
     """All devices of all processes, one shard each; needs ``jax.distributed.initialize`` before."""
 
-    def __init__(self) -> None:
+    def __init__(self, machine: str) -> None:
+        """Raises UsageError where processes run on unlike machines, whose bits would differ."""
         self.mesh = make_mesh(is_global=True)
+        own = np.frombuffer(hashlib.blake2b(machine.encode(), digest_size=4).digest(), np.int32)
+        if len(np.unique(_gathered(own))) > 1:
+            raise UsageError(
+                f"engine spmd: the processes run on unlike machines (here: {machine}); give each "
+                "the same kind of device and as many cores, or use --engine ray"
+            )
 
     @property
     def is_writer(self) -> bool:
@@ -59,12 +69,12 @@ class SpmdEngine(Alone):
         Raises:
             UsageError: On the others, where the first process raised anything.
         """
-        failure: Exception | None = None
+        failure: BaseException | None = None
         value: T | None = None
         if self.is_writer:
             try:
                 value = do()
-            except Exception as error:  # raised below, once the others know
+            except BaseException as error:  # raised below, once the others know
                 failure = error
         failed = _broadcast(np.array(failure is not None, np.int32))
         if failure is not None:
@@ -192,11 +202,17 @@ class SharedJournal:
         if not self._resume:
             return None
         data = b"" if self._kept is None else self._kept.load_bytes(name) or b""
-        size = int(_broadcast(np.array(len(data), np.int32)))
+        high, low = _broadcast(np.array(divmod(len(data), _PIECE), np.int32))
+        size = int(high) * _PIECE + int(low)
         if not size:
             return None
-        padded = np.frombuffer(data, np.uint8) if data else np.zeros(size, np.uint8)
-        return self._decode(np.asarray(_broadcast(padded)).tobytes())
+        whole = np.empty(size, np.uint8)
+        for start in range(0, size, _PIECE):
+            part = whole[start : start + _PIECE]
+            if data:
+                part[...] = np.frombuffer(data, np.uint8, len(part), start)
+            part[...] = _broadcast(part)
+        return self._decode(whole.tobytes())
 
     def save(self, name: str, tree: Any) -> None:
         """By the first process."""
@@ -221,6 +237,12 @@ def _told_apart() -> Iterator[None]:
         os.close(kept)
 
 
+def _gathered(value: HostArray) -> HostArray:
+    from jax.experimental.multihost_utils import process_allgather
+
+    return np.asarray(process_allgather(value))
+
+
 def _broadcast(value: HostArray) -> Any:
     from jax.experimental.multihost_utils import broadcast_one_to_all
 
@@ -237,7 +259,9 @@ def join(coordinator: str | None, num_processes: int | None, process: int | None
         return
     try:
         with _told_apart():
-            jax.distributed.initialize(coordinator, num_processes, process)
+            jax.distributed.initialize(
+                coordinator, num_processes, process, shutdown_timeout_seconds=_LAST_WAIT
+            )
             _broadcast(np.zeros((), np.int32))  # whom they are connected to is told here
     except (ValueError, RuntimeError) as error:
         raise UsageError(

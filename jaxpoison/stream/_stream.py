@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Protocol
 
 import jax
@@ -14,8 +14,8 @@ from jax.sharding import Mesh
 from jaxpoison._types import Block, HostArray
 from jaxpoison.layout import Layout
 
-from ._engines import Engine, LocalEngine, ShardValue
-from ._keys import key_of_pass
+from ._engines import Engine, Feed, LocalEngine, ShardValue
+from ._keys import Unnamed, key_of_pass
 from ._records import Journal, Record, Unkept
 from ._rows import Rows, RowSource
 from ._steps import Stage, make_mesh, mesh_of_solvers, one_each, replicated, spread_step
@@ -52,6 +52,18 @@ class Additive:
     def finish(self, carry: Any) -> Any:
         """The sums themselves."""
         return carry
+
+
+class Held:
+    """Rows in the hands of an engine, from when they are first needed."""
+
+    def __init__(self, take: Callable[[], Feed]) -> None:
+        self._take = take
+
+    @cached_property
+    def feed(self) -> Feed:
+        """Taken once."""
+        return self._take()
 
 
 def _update(block: Block, fold: Fold) -> Any:
@@ -98,7 +110,7 @@ class Stream:
         self.resident_bytes = self.rows.shard_bytes * self.num_shards
         self.counts = np.bincount(self.labels, minlength=self.num_classes)
         self.runs = self.engine or LocalEngine(self.mesh)
-        self._feed = self.runs.feed(self.rows, self.budget_bytes)
+        self._held = Held(lambda: self.runs.feed(self.rows, self.budget_bytes))
         self._memo: dict[Any, Any] = {}
 
     def __len__(self) -> int:
@@ -109,11 +121,13 @@ class Stream:
         """The same rows behind a stage (of which a stream has one at the most)."""
         if self.stage is not None:
             raise ValueError("this stream has a stage already; compose the two functions instead")
-        return replace(self, stage=stage)
+        return self.behind(stage)
 
     def behind(self, stage: Stage | None) -> Stream:
         """The same rows behind another stage."""
-        return replace(self, stage=stage)
+        other = replace(self, stage=stage)
+        other._held = self._held  # the rows are there once, whatever is made of them
+        return other
 
     def of(self, source: RowSource, **changes: Any) -> Stream:
         """Other rows, run and kept in the same way, without a stage unless one is given."""
@@ -209,8 +223,9 @@ class Stream:
         """Each shard from ``first`` on with its value, progress told behind it."""
         if first == self.num_shards:
             return
-        stage = self.memo("stage", lambda: self._feed.place(self.stage))
-        values = self._feed.run(fn, self._feed.place(operands), stage, first)
+        feed = self._held.feed
+        stage = self.memo("stage", lambda: feed.place(self.stage))
+        values = feed.run(fn, feed.place(operands), stage, first)
         for shard, value in enumerate(values, first):
             yield shard, value
             if self.progress is not None:
@@ -219,7 +234,10 @@ class Stream:
     def _record(self, verb: str, fn: Any, operands: Any) -> Record | Unkept:
         if self.journal is None:
             return Unkept()
-        return Record(self.journal, key_of_pass(self, verb, fn, operands))
+        try:
+            return Record(self.journal, key_of_pass(self, verb, fn, operands))
+        except Unnamed:
+            return Unkept()
 
 
 def _wide(a: Any) -> Any:

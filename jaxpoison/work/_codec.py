@@ -44,14 +44,16 @@ def read(file: IO[bytes]) -> Any:
 def _pack(value: Any, arrays: list[Any]) -> Any:
     if value is None or isinstance(value, (bool, str)):
         return value
+    if isinstance(value, (np.ndarray, np.generic)):  # before float, which numpy's double is too
+        if value.dtype.kind in "OV":
+            raise TypeError(f"an array of {value.dtype} can not be kept")
+        arrays.append(value)
+        kind = "array" if isinstance(value, np.ndarray) else "scalar"
+        return {kind: len(arrays) - 1}
     if isinstance(value, int):
         return {"int": str(value)}
     if isinstance(value, float):
         return {"float": value.hex()}
-    if isinstance(value, (np.ndarray, np.generic)) and value.dtype.kind != "O":
-        arrays.append(value)
-        kind = "array" if isinstance(value, np.ndarray) else "scalar"
-        return {kind: len(arrays) - 1}
     if isinstance(value, dict):
         return {"dict": [[_pack(k, arrays), _pack(v, arrays)] for k, v in value.items()]}
     parts = _fields(value)
@@ -96,7 +98,9 @@ def _unpack(value: Any, arrays: dict[str, Any]) -> Any:
 def _class_of(name: str) -> Any:
     """A named tuple or dataclass of this package."""
     module, _, path = name.partition(":")
-    found: Any = importlib.import_module(module) if module.startswith(_OWN) else None
+    # a module that runs when it is imported holds no records
+    is_own = module.startswith(_OWN) and "__" not in module
+    found: Any = importlib.import_module(module) if is_own else None
     for part in path.split("."):
         found = getattr(found, part, None)
     is_record = isinstance(found, type) and (

@@ -30,36 +30,42 @@ class TrainingStates:
 
     def __init__(self, work: Work, name: str) -> None:
         self._work, self._folder = work, work.folder_of(name)
-        self._last = time.monotonic()
+        self._start = self._last = time.monotonic()
 
     def load(self) -> dict[str, Any] | None:
         """The latest state that is whole, or None."""
         if not self._folder.is_dir():
             return None
+        orbax = _orbax()
         for path in sorted(self._folder.iterdir(), reverse=True):
             try:
-                held: dict[str, Any] = _orbax().restore(path.absolute())
+                held: dict[str, Any] = orbax.restore(path.absolute())
                 if bytes(held.pop(_DIGEST)) == self._digest(held):
                     self._work.reused += 1
                     return held
+            except MemoryError:
+                raise
             except Exception:  # whatever a library raises at damaged files: they are not used
                 pass
-            shutil.rmtree(path, ignore_errors=True)
         return None
 
-    def save(self, tree: dict[str, Any]) -> None:
-        """Keeps a state, if enough was done since the last one.
+    def save(self, tree: dict[str, Any], *, is_last: bool = False) -> None:
+        """Keeps a state, if it is the last or enough was done since the one before.
 
         Args:
             tree: Dicts of host arrays.
+            is_last: Behind the last epoch.
 
         Raises:
             OutputError: No space, or no permission.
         """
-        if time.monotonic() - self._last < self._work.every:
+        now = time.monotonic()
+        since = self._start if is_last else self._last  # a short training is not worth it
+        if now - since < self._work.every:
             return
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            self._work.begin()
+            self._folder.mkdir(exist_ok=True)
             earlier = sorted(path for path in self._folder.iterdir())
             number = max((int(p.name) for p in earlier if p.name.isdigit()), default=0) + 1
             whole = {**tree, _DIGEST: np.frombuffer(self._digest(tree), np.uint8)}
@@ -68,7 +74,7 @@ class TrainingStates:
                 shutil.rmtree(path, ignore_errors=True)
         except (OSError, ValueError) as error:  # tensorstore tells of a full disk by ValueError
             cause = error if isinstance(error, OSError) else OSError(str(error))
-            raise explain_failure(cause, self._folder) from error
+            raise explain_failure(cause, self._folder, is_kept=True) from error
         self._last = time.monotonic()
 
     def _digest(self, tree: Any) -> bytes:

@@ -16,6 +16,7 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 from jaxpoison._check import DataError, UsageError
 from jaxpoison.report.files import WORK_NAME, explain_failure
@@ -26,6 +27,7 @@ _PLAN = "plan.json"
 _DIGEST = 16  # bytes
 _EVERY = 5.0
 _BLOCK = 1 << 20
+_LOCKS: dict[str, int] = {}  # folders that this process works in
 
 
 class Work:
@@ -62,6 +64,7 @@ class Work:
                 )
         elif self.folder.exists():
             self.remove()
+        self._lock: int | None = None  # an open folder
         self.plan_bytes = json.dumps(self.identity, sort_keys=True).encode()
 
     def load(self, name: str) -> Any:
@@ -69,8 +72,11 @@ class Work:
         path = self._found(name)
         if path is None:
             return None
-        with path.open("rb") as file:
-            tree = read(file)
+        try:
+            with path.open("rb") as file:
+                tree = read(file)
+        except (OSError, ValueError, KeyError, TypeError, ImportError, BadZipFile):
+            return None  # whole, but written by something else: it is made again
         self.reused += 1
         return tree
 
@@ -89,7 +95,6 @@ class Work:
             with suppress(OSError):
                 if path.name == self._name(name, path):
                     return path
-                path.unlink()
         return None
 
     def save(self, name: str, tree: Any) -> None:
@@ -100,9 +105,7 @@ class Work:
         """
         draft = self.folder / f".{_stem(name)}.{os.getpid()}"
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            if not (self.folder / _PLAN).exists():
-                _write_lasting(self.folder / _PLAN, json.dumps(self.identity, indent=1).encode())
+            self.begin()
             with draft.open("wb") as file:
                 write(file, tree)
             kept = self.folder / self._name(name, draft)
@@ -111,10 +114,26 @@ class Work:
             for path in earlier:
                 path.unlink(missing_ok=True)
         except OSError as error:
-            raise explain_failure(error, self.folder) from error
+            raise explain_failure(error, self.folder, is_kept=True) from error
         finally:
             with suppress(OSError):
                 draft.unlink(missing_ok=True)
+
+    def begin(self) -> None:
+        """Makes the folder and its plan, and keeps other runs out of it.
+
+        Raises:
+            UsageError: Another run works in it.
+            OSError: It can not be written to.
+        """
+        if self._lock is not None:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = _locked(self.folder)
+        for path in self.folder.glob(".*"):  # drafts of a process that was killed
+            path.unlink(missing_ok=True)
+        if not (self.folder / _PLAN).exists():
+            _write_lasting(self.folder / _PLAN, json.dumps(self.identity, indent=1).encode())
 
     def folder_of(self, name: str) -> Path:
         """A folder of the run's own for a library that keeps its files itself."""
@@ -133,6 +152,10 @@ class Work:
 
     def remove(self) -> None:
         """Lets go of everything."""
+        held = _LOCKS.pop(str(self.folder.resolve()), None)
+        if held is not None:
+            os.close(held)
+        self._lock = None
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
@@ -191,6 +214,30 @@ def _stem(name: str) -> str:
     if plain == name:
         return plain
     return f"{plain}-{hashlib.blake2b(name.encode(), digest_size=4).hexdigest()}"
+
+
+def _locked(folder: Path) -> int:
+    """An open folder that this process alone has locked; the lock goes with the process."""
+    name = str(folder.resolve())
+    if name in _LOCKS:  # an earlier run of this process, which is over
+        os.close(_LOCKS.pop(name))
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        import fcntl
+
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except ImportError:  # no such locks on this system
+        pass
+    except BlockingIOError as error:
+        os.close(opened)
+        raise UsageError(
+            f"out_dir {str(folder.parent)!r}: another run works there; wait for it, or choose "
+            "another folder"
+        ) from error
+    except OSError:  # nor on this file system
+        pass
+    _LOCKS[name] = opened
+    return opened
 
 
 def _write_lasting(path: Path, data: bytes) -> None:
