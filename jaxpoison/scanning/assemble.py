@@ -21,6 +21,7 @@ from jaxpoison.sources.inspect import Inspection
 
 _DIRTY_LABEL = ("backdoor", "label_flip", "subpopulation")
 _POINTS = 3000  # of a class's projection
+_FEWEST_OTHERS = 3  # rows that are not flagged, to tell their spread
 _EXAMPLES = 100
 _NEIGHBOURS = 12  # unflagged rows shown beside the flagged ones of a class
 _VALUES = 24  # of a feature row
@@ -334,7 +335,7 @@ def _projection(out: Outcome, each: Evidence, rows: HostArray, target: int) -> H
     z = y[rows].astype(np.float64)
     z = (z - z.mean(axis=0)) / np.maximum(z.std(axis=0), 1e-9)
     flagged = out.verdict.flagged[rows]
-    if 3 <= flagged.sum() < len(rows):
+    if 3 <= flagged.sum() <= len(rows) - _FEWEST_OTHERS:
         spread = np.cov(z[~flagged].T) + 0.05 * np.eye(z.shape[1])
         along = np.linalg.solve(spread, z[flagged].mean(axis=0) - z[~flagged].mean(axis=0))
         along /= max(float(np.linalg.norm(along)), 1e-12)
