@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxpoison import chunks
 from jaxpoison._types import Array, Block, HostArray
 from jaxpoison.kernels import rows_product, tile_grams, tile_project, tile_sketch, tile_sums
 from jaxpoison.stream import Additive, Stream
@@ -255,6 +256,8 @@ class RidgeEquations(Additive):
 
     def update(self, block: Block) -> tuple[Array, Array]:
         """Grams [folds, p, p] and targets [folds, p, c] of a block."""
+        if chunks.is_large(block):
+            return self._by_parts(block)
         phi = self.features.device(block.x) * block.mask[..., None]
         label = jax.nn.one_hot(block.label, self.num_classes)
         grams, targets = [], []
@@ -265,9 +268,30 @@ class RidgeEquations(Additive):
             grams.append(rows_product(mine, mine))
         return jnp.stack(grams), jnp.stack(targets)
 
+    def _by_parts(self, block: Block) -> tuple[Array, Array]:
+        """The same; a tile's features are added to its class, not multiplied with all classes."""
+        p = self.features.weights.shape[1] + 1
+
+        def add(total: tuple[Array, Array], part: Block) -> tuple[Array, Array]:
+            grams, targets = total
+            phi = self.features.device(part.x) * part.mask[..., None]
+            for fold in range(self.num_folds):
+                mine = phi[:, fold :: self.num_folds]
+                targets = targets.at[fold, part.label].add(mine.sum(axis=1))
+                mine = mine.reshape(-1, p)
+                gram = rows_product(mine, mine)
+                grams = grams.at[fold].add(gram)
+            return grams, targets
+
+        zero = (jnp.zeros((self.num_folds, p, p)), jnp.zeros((self.num_folds, self.num_classes, p)))
+        grams, targets = chunks.scan_parts(add, zero, block)
+        return grams, targets.swapaxes(1, 2)
+
 
 def out_of_fold_agrees(block: Block, features: RandomFeatures, weights: Array) -> Array:
     """Whether each row gets its own label from the weights [folds, p, c] of the other folds."""
+    if chunks.is_large(block):
+        return chunks.map_parts(partial(_part_agrees, features=features, weights=weights), block)
 
     def tile(args: tuple[Array, Array]) -> Array:
         x, label = args
@@ -281,3 +305,16 @@ def out_of_fold_agrees(block: Block, features: RandomFeatures, weights: Array) -
         return agrees
 
     return jax.lax.map(tile, (block.x, block.label))
+
+
+def _part_agrees(part: Block, features: RandomFeatures, weights: Array) -> Array:
+    """The same for all tiles of a part at once: weights of many classes are read once for them."""
+    phi = features.device(part.x)
+    agrees = jnp.zeros(part.mask.shape, jnp.bool_)
+    for fold, solved in enumerate(weights):
+        opinion = jnp.matmul(
+            phi[:, fold :: len(weights)], solved, precision=jax.lax.Precision.HIGHEST
+        )
+        own = opinion.argmax(axis=-1) == part.label[:, None]
+        agrees = agrees.at[:, fold :: len(weights)].set(own)
+    return agrees

@@ -10,6 +10,8 @@ import numpy as np
 from jaxpoison._types import Block, HostArray
 
 _BLOCK_BYTES = 16 << 20  # of one shard: enough to hide the dispatch, small enough to stay fast
+_MANY_CLASSES_BYTES = 128 << 20  # of one whose classes would have a few rows each otherwise
+_FEW_ROWS, _ENOUGH_ROWS = 32, 64  # of a class in a shard: tiles of fewer are mostly padding
 _ALIGNMENT = 64
 
 
@@ -30,7 +32,11 @@ class Layout:
     @classmethod
     def of(cls, num_rows: int, row_bytes: int, num_classes: int) -> Layout:
         """The layout for so many rows of so many bytes in so many classes."""
-        rows = 1 << max(8, min(16, int(np.log2(max(_BLOCK_BYTES // max(row_bytes, 1), 1)))))
+        rows = _rows_in(_BLOCK_BYTES, row_bytes)
+        if rows < _FEW_ROWS * num_classes:
+            # and each shard's partial results, a value a class or more, are moved less often
+            wanted = 1 << int(np.ceil(np.log2(_ENOUGH_ROWS * num_classes)))
+            rows = max(rows, min(wanted, _rows_in(_MANY_CLASSES_BYTES, row_bytes)))
         rows = min(rows, 1 << max(8, int(np.ceil(np.log2(max(num_rows, 2))))))
         tile = 1 << max(3, min(8, int(np.log2(max(rows // (8 * num_classes), 8)))))
         return cls(rows, tile, -(-rows // tile) + min(num_classes, rows))
@@ -80,6 +86,31 @@ class Layout:
             ids[slot] = start + order
         tiled = (self.tiles, self.tile)
         return Block(rows.reshape(*tiled, *shape), label, mask.reshape(tiled), ids.reshape(tiled))
+
+
+class ClassRows:
+    """The rows of each class, ascending, by one sort for all: a comparison a class is n c work."""
+
+    def __init__(self, labels: HostArray, num_classes: int) -> None:
+        """Sorts the rows by class.
+
+        Args:
+            labels: [n] dense classes.
+            num_classes: c.
+        """
+        self._order = np.argsort(labels, kind="stable")
+        counts = np.bincount(labels, minlength=num_classes)
+        self._first = np.concatenate([[0], np.cumsum(counts)])
+
+    def __getitem__(self, label: int | np.integer[Any]) -> HostArray:
+        """Row numbers of a class."""
+        out: HostArray = self._order[self._first[label] : self._first[label + 1]]
+        return out
+
+
+def _rows_in(num_bytes: int, row_bytes: int) -> int:
+    """The largest power of two of rows in so many bytes, from 256 to 65536."""
+    return 1 << max(8, min(16, int(np.log2(max(num_bytes // max(row_bytes, 1), 1)))))
 
 
 def aligned_empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> HostArray:

@@ -166,8 +166,8 @@ def test_the_search_within_classes():
 
 def test_draws_of_large_classes_differ_and_are_fixed():
     x, labels, _ = data.planted(n=500)
-    one = class_nearest_rows(data.stream_of(x, labels), 4, 32, 3)
-    two = class_nearest_rows(data.stream_of(x, labels), 4, 32, 3)
+    one = list(class_nearest_rows(data.stream_of(x, labels), 4, 32, 3))
+    two = list(class_nearest_rows(data.stream_of(x, labels), 4, 32, 3))
     assert len(one) == 3
     assert not np.array_equal(one[0].rows, one[1].rows)
     for first, second in zip(one, two, strict=True):

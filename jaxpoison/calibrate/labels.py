@@ -9,6 +9,9 @@ import numpy as np
 from jaxpoison._types import HostArray
 from jaxpoison.calibrate.groups import MIN_ROWS, Finding
 
+MAX_CLASSES = 2048
+"""Beyond so many classes pairs of them are not counted, and nothing is said of their labels."""
+
 _EDGES = (0.0, 0.25, 0.5, 0.75, 1.0)
 _MIN_CLASS = 30  # rows of a class whose confusions are counted
 _UNIFORM_RATE, _UNIFORM_DEEP = 0.03, 10
@@ -82,6 +85,9 @@ def flow(depth: HostArray, taken_for: HostArray, labels: HostArray, num_classes:
     """
     c = num_classes
     counts = np.bincount(labels, minlength=c)
+    if c > MAX_CLASSES:
+        none = np.broadcast_to(np.zeros(len(_EDGES), np.int64), (c, c, len(_EDGES)))
+        return Flow(none, counts, none[..., 0] > 0, 0.0, np.zeros(c))
     between = np.flatnonzero(depth > _EDGES[0])
     cell = np.searchsorted(_EDGES, depth[between]) - 1
     place = (labels[between] * c + taken_for[between]) * len(_EDGES) + cell
@@ -134,7 +140,7 @@ def label_attack(seen: Flow, agreement: float) -> LabelAttack:
         agreement: Share of rows whose label the classifiers give them out of fold. Where it is
             low the classes can not be learnt, and the gates stay shut.
     """
-    if agreement < _MIN_AGREEMENT:
+    if agreement < _MIN_AGREEMENT or len(seen.counts) > MAX_CLASSES:
         shut = np.zeros((len(seen.counts), len(seen.counts)), np.bool_)
         return LabelAttack(0.0, shut[0], shut)
     deep = seen.deep
@@ -196,6 +202,8 @@ def label_findings(
     Returns:
         Findings of kind "label_flip", the source named where it is one class.
     """
+    if len(seen.counts) > MAX_CLASSES:
+        return []
     clear = (seen.near >= _CLEAR * seen.shallow) | attack.pairs
     if attack.uniform <= 0:
         clear &= attack.targets[:, None] | attack.pairs

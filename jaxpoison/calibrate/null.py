@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from jaxpoison._types import HostArray
+from jaxpoison.layout import ClassRows
 
 SIGMA_SHARE = 0.158655  # of a normal population that lies more than one sigma below the centre
 
@@ -34,9 +35,10 @@ def tail_log10_p(values: HostArray, labels: HostArray, num_classes: int) -> Host
 
     out = np.zeros(len(values))
     scale = np.cbrt if values.size and values.min() >= 0 else np.asarray
+    of_class = ClassRows(labels, num_classes)
     for c in range(num_classes):
-        mine = labels == c
-        if not mine.any():
+        mine = of_class[c]
+        if not mine.size:
             continue
         v = scale(values[mine].astype(np.float64))
         low, centre = np.quantile(v, [SIGMA_SHARE, 0.5])

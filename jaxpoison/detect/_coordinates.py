@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxpoison import folds
-from jaxpoison._types import HostArray
-from jaxpoison.linalg import contrast, orthonormal_rows, principal, rayleigh_ritz
-from jaxpoison.stream import Stream
+from jaxpoison._types import Array, HostArray
+from jaxpoison.detect._cells import covariance_products
+from jaxpoison.detect._detector import class_rows
+from jaxpoison.linalg import contrast, one_thread, principal, rayleigh_ritz
+from jaxpoison.stream import Stage, Stream
 
 Basis = Literal["principal", "contrast", "given"]
 
@@ -19,6 +23,10 @@ _POOL_CLASSES = 24  # beyond this a class is too small a share of the pool to be
 _PASSES = 5
 _POWERS = 1024  # rows up to which a class is padded to a power of two: compiling costs more there
 _SIZES = 4  # the largest class of a group over the smallest
+_OVERSAMPLE = 8
+_SKETCH_FLOATS = 1 << 25  # of both bases of all classes; beyond it rows are projected first,
+_LEAST_THIN = 48  # on at least so many directions
+_GROUP_FLOATS = 1 << 25  # of the rows of a group; classes beyond it are another group
 _RANK = 20  # computed once for all detectors; each takes the leading columns it wants
 
 
@@ -54,7 +62,9 @@ def coordinates(stream: Stream, basis: Basis, rank: int) -> HostArray:
     Raises:
         ValueError: More than 20 directions are asked for.
 
-    **Cost**: two passes while per-class second moments are held, else seven; c eigenproblems.
+    **Cost**: two passes while per-class second moments are held, else seven and one for both bases
+    together; c eigenproblems. Beyond 2^25 values of all bases the rows are first projected on fewer
+    random directions.
     """
     if basis == "given":
         rows: HostArray = stream.source.read(0, len(stream))["x"]
@@ -67,10 +77,42 @@ def coordinates(stream: Stream, basis: Basis, rank: int) -> HostArray:
         if folds.holds_grams(stream.num_classes, mean.shape[1]):
             moments = folds.class_moments(stream)
             return folds.project(stream, _bases(stream, basis, _RANK, moments), moments.mean)
-        return folds.project(stream, _sketched(stream, basis, _RANK), mean)
+        inner = _thin(stream, mean.shape[1])
+        _, mean = folds.class_means(inner)
+        return folds.project(inner, sketched_bases(inner)[basis], mean)
 
     value: HostArray = stream.memo(("coordinates", basis), make)
     return value[:, :rank]
+
+
+def sketched_bases(stream: Stream) -> dict[str, HostArray]:
+    """The 20 leading directions [c, k, d] of each class in both bases, once a stream."""
+    value: dict[str, HostArray] = stream.memo("sketched", lambda: _sketched(stream, _RANK))
+    return value
+
+
+def _thin(stream: Stream, d: int) -> Stream:
+    """The rows, or random directions of them where two bases a class could not be held."""
+    most = max(_SKETCH_FLOATS // (stream.num_classes * 2 * (_RANK + _OVERSAMPLE)), _LEAST_THIN)
+    return stream if d <= most else narrowed(stream, d, most)
+
+
+def narrowed(stream: Stream, d: int, k: int) -> Stream:
+    """The rows of a stream [n, d] along k random directions, once a stream."""
+
+    def make() -> Stream:
+        drawn = np.random.default_rng([k, d]).normal(size=(d, k)).astype(np.float32)
+        stage = Stage(_thinned, (stream.stage, drawn / np.float32(np.sqrt(d))))
+        return stream.behind(stage)
+
+    value: Stream = stream.memo(("narrowed", k), make)
+    return value
+
+
+def _thinned(params: Any, x: Array) -> Array:
+    stage, projection = params
+    rows = x if stage is None else stage.fn(stage.params, x)
+    return jnp.matmul(rows.astype(jnp.float32), projection, precision=jax.lax.Precision.HIGHEST)
 
 
 def _bases(stream: Stream, basis: Basis, rank: int, moments: folds.Moments) -> HostArray:
@@ -126,36 +168,48 @@ def between_directions(
     """
     share = counts / max(counts.sum(), 1)
     centred = mean - share @ mean
-    between = np.einsum("c,ci,cj->ij", share, centred, centred)
+    if len(counts) > _POOL_CLASSES**2:
+        between = (share[:, None] * centred).T @ centred
+    else:
+        between = np.einsum("c,ci,cj->ij", share, centred, centred)
     return contrast(between, with_ridge(within, within), rank)[1]
 
 
-def _sketched(stream: Stream, basis: Basis, rank: int) -> HostArray:
-    """Bases by block iteration over the rows, where per-class moments would not fit."""
+def _sketched(stream: Stream, rank: int) -> dict[str, HostArray]:
+    """Both bases by block iteration over the rows, where per-class moments would not fit.
+
+    They share their passes: what a pass costs is mostly the reading.
+    """
     counts, mean = folds.class_means(stream)
-    d = mean.shape[1]
+    c, d = mean.shape
     rank = min(rank, d)
-    start = np.random.default_rng(0).normal(size=(1, min(rank + 8, d), d))
-    vectors = orthonormal_rows(np.repeat(start, stream.num_classes, axis=0))
-    root: HostArray | None = None
-    if basis == "contrast":
-        within = folds.pooled_within(stream)
-        values, axes = np.linalg.eigh(with_ridge(within, within))
-        root = (axes / np.sqrt(values)) @ axes.T
+    size = min(rank + _OVERSAMPLE, d)
+    start = np.random.default_rng(0).normal(size=(1, size, d))
+    within = folds.pooled_within(stream)
+    values, axes = np.linalg.eigh(with_ridge(within, within))
+    root = ((axes / np.sqrt(values)) @ axes.T).astype(np.float32)
+    plain = white = np.repeat(_turned_qr(start.astype(np.float32)), c, axis=0)
+
+    def applied(plain: HostArray, white: HostArray) -> tuple[HostArray, HostArray]:
+        """``V Sigma_c`` and ``W R Sigma_c R`` for every class, R the root of the inverse pool."""
+        both = np.concatenate([plain, white @ root], axis=1)
+        product = covariance_products(stream, both, mean, counts)
+        return product[:, :size], product[:, size:] @ root
+
     for _ in range(_PASSES):
-        vectors = orthonormal_rows(_applied(stream, vectors, root, mean, counts))
-    product = _applied(stream, vectors, root, mean, counts)
-    vectors = rayleigh_ritz(vectors, product)[1][:, :rank]
-    return vectors if root is None else vectors @ root
+        plain, white = (_turned_qr(each) for each in applied(plain, white))
+    once = applied(plain, white)
+    return {
+        "principal": rayleigh_ritz(plain, once[0], rank)[1],
+        "contrast": rayleigh_ritz(white, once[1], rank)[1] @ root,
+    }
 
 
-def _applied(
-    stream: Stream, vectors: HostArray, root: HostArray | None, mean: HostArray, counts: HostArray
-) -> HostArray:
-    """``V (R Sigma_c R)`` for every class, R the root of the inverse background (or I)."""
-    if root is None:
-        return folds.sketch(stream, vectors, mean, counts)
-    return folds.sketch(stream, vectors @ root, mean, counts) @ root
+@one_thread()
+def _turned_qr(rows: HostArray) -> HostArray:
+    """Orthonormal rows that span the rows of each matrix, in float32 as their sums are."""
+    out: HostArray = np.swapaxes(np.linalg.qr(np.swapaxes(rows, 1, 2))[0], 1, 2)
+    return out
 
 
 def by_class(stream: Stream, values: HostArray, min_rows: int) -> Iterator[ClassGroup]:
@@ -170,21 +224,21 @@ def by_class(stream: Stream, values: HostArray, min_rows: int) -> Iterator[Class
         Groups padded to a power of two rows, or above 1024 to 1.5 times one. A group reaches down
         to a quarter of its largest class: padding is cheaper than another compilation.
     """
-    order = stream.memo("order", lambda: np.argsort(stream.labels, kind="stable"))
-    first = np.concatenate([[0], np.cumsum(stream.counts)])
+    of_class = class_rows(stream)
     left = np.flatnonzero(stream.counts >= max(min_rows, 1))
     left = left[np.argsort(-stream.counts[left], kind="stable")]
     while left.size:
         largest = stream.counts[left[0]]
         m = _padded(largest)
         least = min(-(-m // _SIZES), largest)  # the largest class is in, however small it is
-        classes = np.sort(left[stream.counts[left] >= least])
-        left = left[stream.counts[left] < least]
+        alike = left[stream.counts[left] >= least]
+        alike = alike[: max(_GROUP_FLOATS // (m * values.shape[1]), 1)]
+        classes, left = np.sort(alike), left[len(alike) :]
         rows = np.zeros((len(classes), m), np.int64)
         mask = np.zeros((len(classes), m), np.float32)
         for i, c in enumerate(classes):
             n = stream.counts[c]
-            rows[i, :n] = order[first[c] : first[c] + n]
+            rows[i, :n] = of_class[c]
             mask[i, :n] = 1.0
         yield ClassGroup(classes, rows, values[rows] * mask[..., None], mask)
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpoison._types import Array, Block, HostArray, Scores
+from jaxpoison.layout import ClassRows
 from jaxpoison.stream import Stream
 
 Key = jax.Array
@@ -43,6 +44,14 @@ def fill_rows(out: HostArray, rows: HostArray, mask: HostArray, values: Any) -> 
     """Writes padded per-class results [g, m] back to their rows."""
     keep = mask > 0
     out[rows[keep]] = np.asarray(values)[keep]
+
+
+def class_rows(stream: Stream) -> ClassRows:
+    """The rows of each class of a stream, sorted once."""
+    value: ClassRows = stream.memo(
+        "class_rows", lambda: ClassRows(stream.labels, stream.num_classes)
+    )
+    return value
 
 
 def flat_rows(block: Block) -> Array:

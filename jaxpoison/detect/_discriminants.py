@@ -14,16 +14,17 @@ DOUBT = 3.0
 
 _SHRINKAGE = 1e-3  # of the score covariance towards its mean diagonal
 _TRIMS = 2
+_PART_FLOATS = 1 << 21  # of log likelihoods held at a time where they are not kept
 _MIN_CLASS = 8  # rows of a class from which on others may be taken for it
 _MOST_DOUBTED = 0.75  # of a class that may be set aside: something must stay to know it by
 
 
 class Discriminant(NamedTuple):
-    """Linear discriminants of c scores; log likelihood is ``z @ centre^T - |centre|^2 / 2``.
+    """Linear discriminants of k scores; log likelihood is ``z @ centre^T - |centre|^2 / 2``.
 
     Attributes:
-        root: [c, c] whitens scores.
-        centre: [c, c] class means, whitened.
+        root: [k, k] whitens scores.
+        centre: [c, k] class means, whitened.
         offset: [c] ``|centre|^2 / 2``, infinite for a class too small to know.
     """
 
@@ -32,29 +33,89 @@ class Discriminant(NamedTuple):
     offset: HostArray
 
     def log_likelihood(self, scores: HostArray) -> HostArray:
-        """Log likelihoods [n, c] of scores [n, c], but for a constant of each row."""
+        """Log likelihoods [n, c] of scores [n, k], but for a constant of each row."""
         out: HostArray = scores @ self.root @ self.centre.T - self.offset
         return out
 
 
 @one_thread()
 def discriminant(scores: HostArray, labels: HostArray, c: int, teaching: HostArray) -> Discriminant:
-    """Class means and pooled covariance of the scores [n, c] of settled rows."""
-    scores = scores.astype(np.float64)
+    """Class means and pooled covariance of the scores [n, k] of settled rows."""
+    k = scores.shape[1]
+    if k == c:  # else as they are: codes of many classes are judged in float32, at half the cost
+        scores = scores.astype(np.float64)
     keep = teaching
     for _ in range(_TRIMS):
-        onehot = np.eye(c)[labels] * keep[:, None]
-        counts = onehot.sum(axis=0)
-        mean = onehot.T @ scores / np.maximum(counts, 1.0)[:, None]
-        centred = (scores - mean[labels])[keep]
-        cov = centred.T @ centred / max(len(centred), 1)
-        cov += (_SHRINKAGE * np.trace(cov) / c + 1e-12) * np.eye(c)
+        counts, sums = class_sums(scores, labels, c, keep)
+        mean = sums / np.maximum(counts, 1.0)[:, None]
+        centred = (scores - mean.astype(scores.dtype)[labels])[keep]
+        cov = (centred.T @ centred).astype(np.float64) / max(len(centred), 1)
+        cov += (_SHRINKAGE * np.trace(cov) / k + 1e-12) * np.eye(k)
         values, axes = np.linalg.eigh(cov)
         root = axes / np.sqrt(values)
         centre = mean @ root
         offset = np.where(counts < _MIN_CLASS, np.inf, 0.5 * (centre**2).sum(axis=1))
-        out = Discriminant(root, centre, offset)
-        keep = teaching & (margins_of(out.log_likelihood(scores), labels)[0] < DOUBT)
+        out = Discriminant(*(a.astype(scores.dtype) for a in (root, centre, offset)))
+        if k != c:
+            return out
+        keep = teaching & (margins_by_parts(out, scores, labels)[0] < DOUBT)
+    return out
+
+
+def class_sums(
+    scores: HostArray, labels: HostArray, c: int, keep: HostArray
+) -> tuple[HostArray, HostArray]:
+    """Rows [c] and sums of scores [c, k] of the kept rows of each class."""
+    if scores.shape[1] >= c:
+        onehot = np.eye(c)[labels] * keep[:, None]
+        return onehot.sum(axis=0), onehot.T @ scores
+    order = np.argsort(labels, kind="stable")
+    counts = np.bincount(labels, minlength=c)
+    filled, first = counts > 0, np.cumsum(counts) - counts
+    sums = np.zeros((c, scores.shape[1]))
+    kept = scores * np.asarray(keep, scores.dtype)[:, None]
+    sums[filled] = np.add.reduceat(kept[order], first[filled], axis=0)
+    return np.bincount(labels, weights=keep, minlength=c), sums
+
+
+@one_thread()
+def margins_by_parts(
+    judge: Discriminant, scores: HostArray, labels: HostArray
+) -> tuple[HostArray, HostArray]:
+    """``margins_of`` the log likelihoods, of so many rows at a time that all classes fit."""
+    if scores.shape[1] == len(judge.offset):
+        return margins_of(judge.log_likelihood(scores), labels)
+    step, head = max(_PART_FLOATS // len(judge.offset), 1), judge.root @ judge.centre.T
+    parts = [
+        margins_of(scores[i : i + step] @ head - judge.offset, labels[i : i + step])
+        for i in range(0, len(scores), step)
+    ]
+    return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
+
+
+def coded_margins(
+    judge: Discriminant, all_rows: tuple[HostArray, HostArray], own: HostArray, other: HostArray
+) -> HostArray:
+    """What ``usual_margins`` says of pairs of classes, by class means in place of medians.
+
+    Args:
+        judge: Of settled rows.
+        all_rows: Counts [c] and sums of scores [c, k] of all rows.
+        own: [n] classes by label.
+        other: [n] classes that these rows are taken for.
+
+    Returns:
+        [n] margin of the other class's mean against the own class, infinite where the two are not
+        told apart.
+    """
+    counts, sums = all_rows
+    every = (sums / np.maximum(counts, 1.0)[:, None]) @ judge.root
+    with np.errstate(invalid="ignore"):
+        step = judge.centre[other] - judge.centre[own]
+        offset = judge.offset[other] - judge.offset[own]
+        apart = np.einsum("nk,nk->n", every[other], step) - offset >= DOUBT
+        margin = np.einsum("nk,nk->n", judge.centre[other], step) - offset
+    out: HostArray = np.where(apart & (margin >= DOUBT), margin, np.inf)
     return out
 
 

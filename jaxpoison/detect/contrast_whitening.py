@@ -18,13 +18,14 @@ from jaxpoison.detect._coordinates import (
     between_directions,
     by_class,
     covariances,
+    narrowed,
     with_ridge,
     without_class,
 )
-from jaxpoison.detect._detector import Key, empty_scores, fill_rows, host_rng
+from jaxpoison.detect._detector import Key, class_rows, empty_scores, fill_rows, host_rng
 from jaxpoison.kernels import rows_product, shared_covariance_mixture
 from jaxpoison.linalg import one_thread, principal
-from jaxpoison.stream import Additive, Stage, Stream
+from jaxpoison.stream import Additive, Stream
 
 Scaling = Literal["none", "unit"]
 
@@ -32,6 +33,9 @@ _EXACT = jax.lax.Precision.HIGHEST
 _FISHER_RANK = 8  # directions that tell the classes apart, in which groups are compared
 _UNLIKE = 1.5  # ratio of two groups' spreads from which they are rows of unlike origin
 _NULL_ROWS = 2048
+_MOST_NULLS = 64  # classes that have draws of their own; more of them share
+_SHARED_DRAWS = 4  # times the draws of one class
+_NARROW_FLOATS = 1 << 24  # of second moments, where those of all features could not be held
 _CENTRES = np.linspace(0.25, 0.75, 11)  # where a valley between modes at 0 and 1 is looked for
 _WIDTH = 0.1  # half of a window
 
@@ -76,8 +80,9 @@ class ContrastWhitening:
         min_rows: Smaller classes are skipped.
 
     **Cost**: second moments (shared) and those of the whitened rows: 6 n d^2 FLOP in three
-    passes; c Cholesky factors; 17 one-dimensional mixtures a class. Beyond 2^26 moments the rows
-    are first projected on fewer random directions.
+    passes; c Cholesky factors; 17 one-dimensional mixtures a class, or 1 and 64 in all of more
+    than 64 classes. Beyond 2^26 moments the rows are first projected on as many random directions
+    as have 2^24.
 
     **Assumes / fails on**: the trigger is a shift, alike for all rows that carry it, and few
     other classes vary along it. Triggers that roam, warp or follow the sample; label flips; a
@@ -125,8 +130,9 @@ class ContrastWhitening:
             fill_rows(values, group.rows, group.mask, fit.log_ratio * sign[:, None])
             fill_rows(suspects, group.rows, group.mask, fit.log_ratio * sign[:, None] > 0)
             statistic[group.classes] = fit.separation * np.maximum(fit.depth, 0.0)
+        null_of = self._null if stream.num_classes <= _MOST_NULLS else self._shared_null
         for group in by_class(stream, view.rows[:, :1], self.min_rows):
-            null[group.classes] = self._null(stream, group, view.rows[:, 0], statistic, key)
+            null[group.classes] = null_of(stream, group, view.rows[:, 0], statistic, key)
         return Scores(values, statistic, null, suspects, fields)
 
     def _null(
@@ -138,7 +144,7 @@ class ContrastWhitening:
         mask = np.zeros(x.shape[:3], np.float32)
         scored = np.flatnonzero(np.isfinite(statistic))
         # sorted, so that what is drawn depends on the set of rows alone
-        ranked = {c: np.sort(z[stream.labels == c]) for c in scored}
+        ranked = {c: np.sort(z[class_rows(stream)[c]]) for c in scored}
         for i, c in enumerate(group.classes):
             size = min(int(stream.counts[c]), m)
             others = scored[scored != c]
@@ -154,6 +160,27 @@ class ContrastWhitening:
         drawn = stream.spread(_modes, (x.reshape(-1, m, 1), mask.reshape(-1, m)))
         out: HostArray = drawn.separation * np.maximum(drawn.depth, 0.0)
         return out.reshape(mask.shape[:2])
+
+    def _shared_null(
+        self, stream: Stream, group: ClassGroup, z: HostArray, statistic: HostArray, key: Key
+    ) -> HostArray:
+        """The same for many classes: draws of the median size, of which each takes some."""
+        m = min(group.x.shape[1], _NULL_ROWS)
+        size = min(int(np.median(stream.counts[group.classes])), m)
+        scored = np.flatnonzero(np.isfinite(statistic))
+        calm = scored[np.argsort(statistic[scored], kind="stable")][: -(-len(scored) // 2)]
+        rng = host_rng(jax.random.fold_in(key, m))
+        count = _SHARED_DRAWS * self.num_draws
+        x = np.zeros((count, m, 1), np.float32)
+        mask = np.repeat((np.arange(m) < size)[None], count, axis=0).astype(np.float32)
+        of_class = class_rows(stream)
+        for j, given in enumerate(rng.permutation(np.resize(calm, count))):
+            x[j, :size, 0] = rng.choice(np.sort(z[of_class[given]]), size)
+        drawn = stream.spread(_modes, (x, mask))
+        pool: HostArray = drawn.separation * np.maximum(drawn.depth, 0.0)
+        some = rng.random((len(group.classes), count)).argsort(axis=1)[:, : self.num_draws]
+        out: HostArray = pool[some]
+        return out
 
 
 class _View(NamedTuple):
@@ -186,8 +213,13 @@ def _view(stream: Stream, detector: ContrastWhitening) -> _View:
             spectrum, axes = principal(grams[k] / counts[k] - np.outer(mean, mean), min(2, d))
             vectors[k] = axes[0]
             gap[k] = spectrum[0] / max(spectrum[-1], 1e-12 * max(spectrum[0], 1e-30))
-            rest = np.delete(moments.mean, k, axis=0)[np.delete(stream.counts, k) > 0]
-            away = (rest - moments.mean[k]) @ (roots[which[k]].astype(np.float64) @ axes[0])
+            along = roots[which[k]].astype(np.float64) @ axes[0]
+            if c > _MOST_NULLS:
+                away = (moments.mean @ along)[(stream.counts > 0) & (np.arange(c) != k)]
+                away = away - moments.mean[k] @ along
+            else:
+                rest = np.delete(moments.mean, k, axis=0)[np.delete(stream.counts, k) > 0]
+                away = (rest - moments.mean[k]) @ along
             others[k] = np.median(away) if len(away) else 0.0
         rank = max(min(c - 1, _FISHER_RANK), 1)
         fisher = between_directions(stream.counts, moments.mean, covariances(moments)[1], rank)
@@ -200,21 +232,12 @@ def _view(stream: Stream, detector: ContrastWhitening) -> _View:
     return view
 
 
-def _thinned(params: Any, x: Array) -> Array:
-    stage, projection = params
-    rows = x if stage is None else stage.fn(stage.params, x)
-    return jnp.matmul(rows.astype(jnp.float32), projection, precision=_EXACT)
-
-
 def _narrow(stream: Stream) -> Stream:
     """The rows, or random directions of them where their second moments could not be held."""
     c, d = folds.class_means(stream)[1].shape
     if folds.holds_grams(c, d):
         return stream
-    k = max(int(np.sqrt(folds.GRAM_FLOATS / c)), 2)
-    drawn = np.random.default_rng([k, d]).normal(size=(d, k)).astype(np.float32)
-    stage = Stage(_thinned, (stream.stage, drawn / np.float32(np.sqrt(d))))
-    return stream.behind(stage)
+    return narrowed(stream, d, max(int(np.sqrt(_NARROW_FLOATS / c)), 2))
 
 
 @one_thread()

@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxpoison._types import HostArray, Scores
 from jaxpoison.detect._coordinates import coordinates
-from jaxpoison.detect._detector import Key, empty_scores, host_rng
+from jaxpoison.detect._detector import Key, class_rows, empty_scores, host_rng
 from jaxpoison.detect.neighbours import NUM_NEIGHBOURS, NearestRows, class_nearest_rows
 from jaxpoison.stream import Stream
 
@@ -84,14 +84,22 @@ class LocalDensity:
         judged = np.flatnonzero(stream.counts >= max(self.min_rows, 2))
         if not judged.size:
             return Scores(values, statistic, null, None, DensityInfo(0, reach))
-        draws = class_nearest_rows(stream, self.num_neighbours, self.num_reference, self.num_draws)
+        least = max(self.min_rows, 2)
+        of_class, total, count = class_rows(stream), np.zeros(len(stream)), 0
+        reaches: list[list[float]] = [[] for _ in range(stream.num_classes)]
+        for found in class_nearest_rows(
+            stream, self.num_neighbours, self.num_reference, self.num_draws, least
+        ):
+            count += 1
+            for c in judged:
+                scores, median = _outlyingness(found, of_class[c])
+                total[of_class[c]] += scores
+                reaches[c].append(median)
         for c in judged:
-            mine = np.flatnonzero(stream.labels == c)
-            scores, reaches = zip(*(_outlyingness(found, mine) for found in draws), strict=True)
-            mean = np.mean(scores, axis=0)
-            values[mine] = mean
-            statistic[c], reach[c] = upper_tail(mean), np.mean(reaches)
-        return Scores(values, statistic, null, None, DensityInfo(len(draws), reach))
+            mean = total[of_class[c]] / count
+            values[of_class[c]] = mean
+            statistic[c], reach[c] = upper_tail(mean), np.mean(reaches[c])
+        return Scores(values, statistic, null, None, DensityInfo(count, reach))
 
 
 def _outlyingness(found: NearestRows, mine: HostArray) -> tuple[HostArray, float]:
@@ -159,8 +167,9 @@ class DensityClusters:
         candidates = np.zeros(len(stream), np.bool_)
         clusters, minority = np.zeros(stream.num_classes, np.int64), np.full_like(statistic, np.nan)
         y = coordinates(stream, "contrast", self.rank)
+        of_class = class_rows(stream)
         for c in np.flatnonzero(stream.counts >= max(self.min_rows, 2)):
-            mine = np.flatnonzero(stream.labels == c)
+            mine = of_class[c]
             draw = host_rng(jax.random.fold_in(key, int(c))).permutation(len(mine))
             fitted = np.sort(draw[: self.num_fitted])
             values[mine], cluster = self._of_class(y[mine].astype(np.float64), fitted)

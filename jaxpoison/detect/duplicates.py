@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxpoison._types import HostArray, Scores
-from jaxpoison.detect._detector import Key, empty_scores
+from jaxpoison.detect._detector import Key, class_rows, empty_scores
 from jaxpoison.detect.neighbours import NUM_NEIGHBOURS, nearest_rows
 from jaxpoison.stream import Stream
 
@@ -89,14 +89,15 @@ class NearDuplicates:
             return Scores(values, statistic, null, np.zeros(n, np.bool_), nothing)
         found = nearest_rows(stream, min(self.num_neighbours, n - 1))
         nearest = found.distance[:, 0]
+        of_class = class_rows(stream)
         for label in np.flatnonzero(judged):
-            usual[label], spread[label] = _scale(nearest[stream.labels == label])
+            usual[label], spread[label] = _scale(nearest[of_class[label]])
         reach = usual * np.exp(-self.reach * spread)
         component = _components(found.distance, found.rows, reach[stream.labels])
         sizes = np.bincount(component)
         least = np.full(c, self.least_rows)
         for label in np.flatnonzero(judged):
-            mine = stream.labels == label
+            mine = of_class[label]
             least[label] = self._least_rows(component[mine], sizes)
             tied[label] = usual[label] <= 0
             floor = _FLOOR * usual[label] if usual[label] > 0 else 1.0

@@ -12,7 +12,7 @@ import numpy as np
 from jaxpoison import folds
 from jaxpoison._check import UsageError
 from jaxpoison._types import Array, Block, HostArray, Scores
-from jaxpoison.detect._detector import Key, empty_scores, host_rng
+from jaxpoison.detect._detector import Key, class_rows, empty_scores, host_rng
 from jaxpoison.detect.density import upper_tail
 from jaxpoison.detect.neighbours import gathered
 from jaxpoison.linalg import principal
@@ -107,7 +107,7 @@ class GramPowers:
             values = stream.map(_deviation, front, middle, reach)
             values[~np.isin(stream.labels, judged)] = 0.0
         for c in judged:
-            statistic[c] = upper_tail(values[stream.labels == c])
+            statistic[c] = upper_tail(values[class_rows(stream)[c]])
         info = GramInfo(tuple(range(1, len(front.orders) + 1)), len(front.upper), is_sampled)
         return Scores(values, statistic, null, None, info)
 
@@ -148,7 +148,7 @@ class GramPowers:
     ) -> tuple[HostArray, HostArray]:
         """Median and t times MAD of every Gram feature in every class, [c, features] each."""
         most = max(min(self.num_sampled, _SAMPLE_ROWS // len(judged)), 64)
-        order = [rng.permutation(np.flatnonzero(stream.labels == c))[:most] for c in judged]
+        order = [rng.permutation(class_rows(stream)[c])[:most] for c in judged]
         order = [np.sort(rows) for rows in order]
         x = gathered(stream, np.concatenate(order))
         most = 1 << int(np.ceil(np.log2(max(len(rows) for rows in order))))

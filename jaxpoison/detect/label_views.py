@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxpoison import chunks
 from jaxpoison._check import UsageError
 from jaxpoison._types import Array, Block, HostArray, Scores
-from jaxpoison.detect._detector import Key, empty_scores, host_rng
+from jaxpoison.detect._detector import Key, class_rows, empty_scores, host_rng
 from jaxpoison.detect._discriminants import (
     Discriminant,
+    class_sums,
+    coded_margins,
     discriminant,
     doubted_rows,
+    margins_by_parts,
     margins_of,
     relative,
     usual_margins,
 )
 from jaxpoison.detect._patches import Views, views_of
 from jaxpoison.detect._ridge_views import NormalEquations
-from jaxpoison.stream import Stream, compiled
+from jaxpoison.stream import Stage, Stream, compiled
 
 _DEEP = 1.0
 _BATCH = 512
@@ -79,26 +85,58 @@ def _features(block: Block) -> Array:
     return block.x
 
 
-def _judge(block: Block, mean: Array, scale: Array, weights: Array, judges: Discriminant) -> Array:
-    """Margin and best other class [tiles, t, 2, q] of rows that nothing was fitted to."""
-    exact = jax.lax.Precision.HIGHEST
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["columns", "weights", "bias", "head", "offset"],
+    meta_fields=[],
+)
+@dataclass(frozen=True)
+class _Judge:
+    """What one view says of rows that nothing was fitted to.
 
-    def tile(args: tuple[Array, Array]) -> Array:
-        x, label = args
-        phi = (x - mean) * scale
-        scores = jnp.einsum("tp,qpc->tqc", phi, weights[:, :-1], precision=exact) + weights[:, -1]
-        z = jnp.einsum("tqc,qcd->tqd", scores, judges.root, precision=exact)
-        log = jnp.einsum("tqd,qkd->tqk", z, judges.centre, precision=exact) - judges.offset
-        is_own = jnp.arange(log.shape[-1]) == label
-        own = jnp.where(is_own, log, 0.0).sum(axis=-1)
-        others = jnp.where(is_own, -jnp.inf, log)
-        best = others.max(axis=-1)
-        known = jnp.isfinite(own) & jnp.isfinite(best)
-        margin = jnp.where(known, best - own, 0.0)
-        return jnp.stack([margin, others.argmax(axis=-1).astype(jnp.float32)], axis=1)
+    Attributes:
+        columns: [w] features that the view sees.
+        weights: [q, w, k] and
+        bias: [q, k] of the classifiers of q rounds.
+        head: [q, k, c] from scores to log likelihoods.
+        offset: [q, c], taken away from these.
+    """
 
-    out: Array = jax.lax.map(tile, (block.x, block.label))
-    return out
+    columns: Array
+    weights: Array
+    bias: Array
+    head: Array
+    offset: Array
+
+    def margins(self, phi: Array, label: Array) -> tuple[Array, Array]:
+        """Margins and best other classes [..., q] of rows [..., p] of some labels."""
+        exact = jax.lax.Precision.HIGHEST
+        phi = phi[..., self.columns]
+        margins, best = [], []
+        for q in range(len(self.weights)):
+            scores = jnp.matmul(phi, self.weights[q], precision=exact) + self.bias[q]
+            log = jnp.matmul(scores, self.head[q], precision=exact) - self.offset[q]
+            is_own = jnp.arange(log.shape[-1]) == label[..., None]
+            own = jnp.where(is_own, log, 0.0).sum(axis=-1)
+            others = jnp.where(is_own, -jnp.inf, log)
+            top = others.max(axis=-1)
+            known = jnp.isfinite(own) & jnp.isfinite(top)
+            margins.append(jnp.where(known, top - own, 0.0))
+            best.append(others.argmax(axis=-1))
+        return jnp.stack(margins, axis=-1), jnp.stack(best, axis=-1)
+
+
+def _judge(block: Block, stage: Stage, mean: Array, scale: Array, judges: Any) -> Array:
+    """Margin and best other class [tiles, t, 2, views * q], a view's rounds side by side."""
+
+    def part(block: Block) -> Array:
+        phi = (stage.fn(stage.params, block.x) - mean) * scale
+        label = jnp.broadcast_to(block.label[:, None], block.mask.shape)
+        said = [judge.margins(phi, label) for judge in judges]
+        both = (jnp.concatenate(each, axis=-1) for each in zip(*said, strict=True))
+        return jnp.stack([each.astype(jnp.float32) for each in both], axis=2)
+
+    return chunks.map_parts(part, block)
 
 
 @dataclass(frozen=True)
@@ -148,8 +186,9 @@ class LabelViews:
         """Scores [n]; the class statistic is the share of rows deep inside another class."""
         opinion = self.judge(stream, key=key)
         _, statistic, null = empty_scores(stream)
+        of_class = class_rows(stream)
         for c in np.flatnonzero(stream.counts >= self.min_rows):
-            statistic[c] = (opinion.depth[stream.labels == c] > _DEEP).mean()
+            statistic[c] = (opinion.depth[of_class[c]] > _DEEP).mean()
         info = LabelInfo(int(opinion.doubted.sum()), len(opinion.space.rows))
         return Scores(opinion.margins, statistic, null, None, info)
 
@@ -202,15 +241,19 @@ class LabelViews:
         self, stream: Stream, fitted: _Fitted, doubted: HostArray, without: HostArray
     ) -> Opinion:
         rows, equations, views = fitted
-        n, seen = len(stream), stream.through(views.stage)
+        n = len(stream)
         rounds = _rounds(equations, self.num_rounds, doubted[rows], without[rows])
         margins, taken_for = rounds.margins, rounds.taken_for
         if n > self.max_rows:
-            judged = seen.map(_judge, equations.mean, equations.scale, *rounds.judges)
-            margins, taken_for = judged[:, 0], judged[:, 1, -rounds.num_views].astype(np.int32)
+            judges = tuple(_view_judge(equations, rounds, i) for i in range(rounds.num_views))
+            judged = stream.map(_judge, views.stage, equations.mean, equations.scale, judges)
+            # by view, then by round, as the judges say it; wanted by round, then by view
+            order = np.arange(judged.shape[2]).reshape(rounds.num_views, -1).T.ravel()
+            margins = judged[:, 0][:, order]
+            taken_for = judged[:, 1, order[-rounds.num_views]].astype(np.int32)
             margins[rows], taken_for[rows] = rounds.margins, rounds.taken_for
         last = margins[:, -rounds.num_views :]
-        depth = last[:, 0] / rounds.usual[stream.labels, taken_for]
+        depth = last[:, 0] / rounds.usual(stream.labels, taken_for)
         doubted = doubted_rows(last.max(axis=1), stream.labels, stream.num_classes)
         space = TraitSpace(
             rows, equations.phi, equations.gram, views, equations.mean, equations.scale
@@ -246,14 +289,15 @@ class LabelInfo(NamedTuple):
 
 
 class _Rounds(NamedTuple):
-    """All rounds: margins [r, q] float32 by round and view, and what judges further rows."""
+    """All rounds, or the last one where classes are many."""
 
-    margins: HostArray
+    margins: HostArray  # [r, q * v] float32, by round and view
     taken_for: HostArray
-    usual: HostArray
-    judges: tuple[HostArray, Discriminant]
+    usual: Callable[[HostArray, HostArray], HostArray]  # labels and other classes -> margins
+    weights: HostArray  # [q, v, p + 1, k]
+    judges: list[list[Discriminant]]  # by round and view
     num_views: int
-    likelihoods: HostArray  # [r, 2, c], mean and last
+    likelihoods: HostArray | None  # [r, 2, c], mean and last
 
 
 def _rounds(
@@ -261,6 +305,8 @@ def _rounds(
 ) -> _Rounds:
     """Fits and judges, each time without the rows doubted before and those never to teach."""
     labels, c = equations.labels, equations.num_classes
+    if equations.is_coded:
+        return _coded_rounds(equations, count, doubted, without)
     doubted = doubted | without
     margins, weights, judges = [], [], []
     total = np.zeros((len(labels), c))
@@ -273,30 +319,75 @@ def _rounds(
         total += sum(relative(log) for log in logs)
         margins += [opinion[0].astype(np.float32) for opinion in opinions]
         weights.append(solved.mean(axis=1))
-        judges += judge
+        judges.append(judge)
         taken_for = opinions[0][1]
         usual = usual_margins(logs[0], labels, ~doubted)
         doubted = doubted_rows(np.max([o[0] for o in opinions], axis=0), labels, c) | without
-    together = Discriminant(*(np.stack(a).astype(np.float32) for a in zip(*judges, strict=True)))
-    likelihoods = np.stack([total / len(margins), relative(logs[0])], axis=1)
+    likelihoods = np.stack([total / len(margins), relative(logs[0])], axis=1).astype(np.float32)
     return _Rounds(
         np.stack(margins, axis=1),
         taken_for,
-        usual,
-        (np.concatenate(weights), together),
+        lambda own, other: usual[own, other],
+        np.stack(weights),
+        judges,
         len(scores),
-        likelihoods.astype(np.float32),
+        likelihoods,
     )
+
+
+def _coded_rounds(
+    equations: NormalEquations, count: int, doubted: HostArray, without: HostArray
+) -> _Rounds:
+    """The last round, of many classes: [r, c] is never held."""
+    labels, c = equations.labels, equations.num_classes
+    doubted = doubted | without
+    for _ in range(count):
+        solved = equations.solve(doubted)
+        scores = equations.out_of_fold(solved)
+        judge = [discriminant(s, labels, c, ~doubted) for s in scores]
+        opinions = [margins_by_parts(j, s, labels) for s, j in zip(scores, judge, strict=True)]
+        usual = partial(
+            coded_margins, judge[0], class_sums(scores[0], labels, c, np.ones(len(labels)))
+        )
+        doubted = doubted_rows(np.max([o[0] for o in opinions], axis=0), labels, c) | without
+    return _Rounds(
+        np.stack([opinion[0].astype(np.float32) for opinion in opinions], axis=1),
+        opinions[0][1],
+        usual,
+        solved.mean(axis=1)[None],
+        [judge],
+        len(scores),
+        None,
+    )
+
+
+def _view_judge(equations: NormalEquations, rounds: _Rounds, view: int) -> _Judge:
+    columns = np.flatnonzero(equations.columns[view])
+    weights = rounds.weights[:, view].astype(np.float64)
+    judges = [each[view] for each in rounds.judges]
+    head = np.stack([judge.root @ judge.centre.T for judge in judges])
+    kept, bias = weights[:, columns], weights[:, -1]
+    if head.shape[2] <= head.shape[1]:  # as many scores as classes: one product does for both
+        kept, bias = kept @ head, (bias[:, None] @ head)[:, 0]
+        head = np.broadcast_to(np.eye(head.shape[2]), head.shape)
+    offset = np.stack([judge.offset for judge in judges])
+    single = (a.astype(np.float32) for a in (kept, bias, head, offset))
+    return _Judge(columns.astype(np.int32), *single)
 
 
 def _rows_of(stream: Stream, views: Views, rows: HostArray) -> HostArray:
     """Features of some rows, a fixed number at a time: one compilation."""
     x = stream.take(rows)
-    out = []
+    out: HostArray | None = None
     for start in range(0, len(x), _BATCH):
         part = np.resize(x[start : start + _BATCH], (_BATCH, *x.shape[1:]))
-        out.append(np.asarray(_stage(views.stage, part[None]))[0][: len(x) - start])
-    return np.concatenate(out)
+        seen = np.asarray(_stage(views.stage, part[None]))[0][: len(x) - start]
+        if out is None:
+            out = np.empty((len(x), seen.shape[1]), seen.dtype)
+        out[start : start + len(seen)] = seen
+    if out is None:
+        raise ValueError("no rows to fit classifiers to")
+    return out
 
 
 def _run_stage(stage: Any, x: Array) -> Array:

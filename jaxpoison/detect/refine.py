@@ -10,7 +10,7 @@ from jaxpoison import folds
 from jaxpoison._types import HostArray, Refined
 from jaxpoison.calibrate.null import SIGMA_SHARE
 from jaxpoison.detect._coordinates import with_ridge
-from jaxpoison.detect._detector import even_subset
+from jaxpoison.detect._detector import class_rows, even_subset
 from jaxpoison.detect.exclusion import Fit, inputs_of, matched_residuals
 from jaxpoison.linalg import one_thread
 from jaxpoison.stream import Stream
@@ -98,7 +98,7 @@ class _Shift:
     def __init__(self, stream: Stream, fit: Fit, rows: HostArray, factor: Any) -> None:
         self.target = int(stream.labels[rows[0]])
         self._others = fit.x[fit.x_labels != self.target]
-        self._mine = np.flatnonzero(stream.labels == self.target)
+        self._mine = class_rows(stream)[self.target]
         self._agrees = fit.agrees[self._mine]
         self._factor = factor
         self._given = self.group = rows

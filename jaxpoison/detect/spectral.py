@@ -9,12 +9,14 @@ import numpy as np
 
 from jaxpoison import folds
 from jaxpoison._types import HostArray, Scores
+from jaxpoison.detect._coordinates import narrowed, sketched_bases
 from jaxpoison.detect._detector import Key, empty_scores, host_rng
 from jaxpoison.linalg import new_directions, orthonormal_rows, principal, rayleigh_ritz
 from jaxpoison.stream import Stream
 
 _GRAM_FEATURES = 192  # up to here one pass of second moments beats several thin passes
 _ROUNDING = 1e-4  # a residual below it that no longer halves is float32's rounding of the sums
+_SPACE_FLOATS = 40 << 20  # of two blocks of all classes; beyond it rows are projected first
 _HELD_FLOATS = 1 << 24  # of all bases: beyond it only the leading vectors are carried on
 
 
@@ -49,9 +51,12 @@ class SpectralSignatures:
         tolerance: Relative residual at which it stops. The Krylov space gains two to three digits
             a pass, so float32's last digits cost one pass more than three digits would.
         min_rows: Smaller classes are skipped.
+        shares_bases: Begin with the directions that ``coordinates`` found, where it finds them in
+            passes of its own: detectors that run beside this one need them anyway.
 
     **Cost**: second moments (2 n d^2 FLOP, two passes) for d <= 192; else a block Krylov
     space, 4 n d (1 + oversample) FLOP a pass, at most 2^24 + 2 c d (1 + oversample) doubles held.
+    Where the latter are more than 40 * 2^20, rows are first projected on fewer random directions.
 
     **Assumes / fails on**: poison separates along the direction of largest variance. Low rates,
     clean-label and adaptive poison, balanced clusters; on clean data the tail is honest rows.
@@ -64,10 +69,12 @@ class SpectralSignatures:
     max_passes: int = 12
     tolerance: float = 3e-6
     min_rows: int = 8
+    shares_bases: bool = False
 
     def score(self, stream: Stream, *, key: Key) -> Scores:
         """Scores [n]; the class statistic is the ratio of the two leading eigenvalues."""
         values, statistic, null = empty_scores(stream)
+        stream = self._thin(stream)
         _, mean = folds.class_means(stream)
         d = mean.shape[1]
         if d <= _GRAM_FEATURES and folds.holds_grams(stream.num_classes, d):
@@ -81,6 +88,12 @@ class SpectralSignatures:
         floor = np.maximum(spectrum[:, 1], 1e-12 * np.maximum(spectrum[:, 0], 1e-30))
         statistic[large] = (spectrum[:, 0] / floor)[large]
         return Scores(values, statistic, null, None, info)
+
+    def _thin(self, stream: Stream) -> Stream:
+        """The rows, or random directions of them where the bases could not be held."""
+        c, d = folds.class_means(stream)[1].shape
+        most = max(_SPACE_FLOATS // (2 * c * (1 + self.oversample)), 2)
+        return stream if d <= most else narrowed(stream, d, most)
 
     def _by_gram(self, stream: Stream) -> tuple[HostArray, HostArray, SpectralInfo]:
         moments = folds.class_moments(stream)
@@ -99,8 +112,11 @@ class SpectralSignatures:
         counts, mean = folds.class_means(stream)
         c, d = mean.shape
         k = min(1 + self.oversample, d)
-        start = host_rng(key).standard_normal((1, k, d))
-        block = orthonormal_rows(np.repeat(start, c, axis=0))
+        if self.shares_bases and not folds.holds_grams(c, d):
+            block = orthonormal_rows(sketched_bases(stream)["principal"][:, :k])
+        else:
+            start = host_rng(key).standard_normal((1, k, d))
+            block = orthonormal_rows(np.repeat(start, c, axis=0))
         basis, product = np.zeros((c, 0, d)), np.zeros((c, 0, d))
         large = stream.counts >= self.min_rows
         passes, worst = 2, np.inf  # the means before, the projection after

@@ -139,7 +139,7 @@ def _search(
     if len(seeds) < _MIN_ROWS:
         return None
     seeds = seeds[np.argsort(-evidence[seeds], kind="stable")[:_SEEDS]]
-    x = white[left]
+    x = white if len(left) == len(white) else white[left]
     group = np.isin(left, _coherent(white, means, seeds, taken_for), assume_unique=True)
     odds, separation = np.zeros(len(left)), 0.0
     for step in range(_STEPS):

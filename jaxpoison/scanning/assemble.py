@@ -12,6 +12,7 @@ from jaxpoison._types import DETECTOR_NAMES, Exclusion, HostArray
 from jaxpoison.calibrate.gates import rule_of
 from jaxpoison.calibrate.groups import Finding, Group, displacement_limit, is_confirmed
 from jaxpoison.detect.label_views import Opinion
+from jaxpoison.layout import ClassRows
 from jaxpoison.report import ClassPicture, Example, Pictures, Report
 from jaxpoison.scanning.evidence import Evidence, seen_in
 from jaxpoison.scanning.plan import ScanPlan
@@ -268,7 +269,10 @@ def _pictures(out: Outcome, kind: HostArray) -> Pictures:
     found = {f.target: f for f in out.verdict.findings}
     order = [f.target for f in out.verdict.findings]
     order += [c for c in range(len(out.classes)) if c not in found]
-    shown = {c: _picture(out, c, c in found or i < _SUSPECTED) for i, c in enumerate(order)}
+    of_class = ClassRows(out.dense, len(out.classes))
+    shown = {
+        c: _picture(out, c, of_class[c], c in found or i < _SUSPECTED) for i, c in enumerate(order)
+    }
     return Pictures(
         suspected=tuple(shown[c] for c in order if c in found),
         others=tuple(shown[c] for c in order if c not in found),
@@ -277,8 +281,7 @@ def _pictures(out: Outcome, kind: HostArray) -> Pictures:
     )
 
 
-def _picture(out: Outcome, target: int, is_full: bool) -> ClassPicture:
-    rows = np.flatnonzero(out.dense == target)
+def _picture(out: Outcome, target: int, rows: HostArray, is_full: bool) -> ClassPicture:
     flagged = out.verdict.flagged[rows]
     each = _best_evidence(out, target)
     points, some = np.zeros((0, 2), np.float32), np.zeros(0, np.int64)

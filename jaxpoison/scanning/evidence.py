@@ -15,6 +15,7 @@ from jaxpoison.calibrate.groups import MAX_SHARE, MIN_ROWS, Group
 from jaxpoison.detect import registry
 from jaxpoison.detect._coordinates import coordinates
 from jaxpoison.detect._detector import Detector
+from jaxpoison.layout import ClassRows
 from jaxpoison.models import Model
 from jaxpoison.scanning.spaces import JOINT_RANK, ProgressFn, Space, joint_space
 from jaxpoison.stream import Journal, Stream
@@ -54,7 +55,7 @@ class Entry(NamedTuple):
 
 
 TABLE = {
-    "spectral": Entry("learned", (("", detect.SpectralSignatures()),)),
+    "spectral": Entry("learned", (("", detect.SpectralSignatures(shares_bases=True)),)),
     "activation": Entry("learned", (("", detect.ActivationClustering()),)),
     "spectre": Entry("everywhere", (("", detect.Spectre()),)),
     "mahalanobis": Entry("everywhere", (("", detect.RobustMahalanobis()),)),
@@ -319,9 +320,10 @@ def groups_of(evidence: list[Evidence], labels: HostArray, num_features: int) ->
     features as the inputs, ``num_features``.
     """
     out = []
+    of_class = ClassRows(labels, int(labels.max()) + 1)
     for each in evidence:
         for target in np.flatnonzero(each.gate.open):
-            mine = np.flatnonzero(labels == target)
+            mine = of_class[target]
             if each.scores.candidates is not None:
                 rows = mine[each.scores.candidates[mine]]
             else:
@@ -357,7 +359,9 @@ def disputed(labels: HostArray, agrees: HostArray) -> list[HostArray]:
     """The rows of each class that an out-of-fold classifier gives another label, if several."""
     rows = np.flatnonzero(~agrees)
     of = labels[rows]
-    return [rows[of == c] for c in np.unique(of) if (of == c).sum() >= MIN_ROWS]
+    order = np.argsort(of, kind="stable")
+    edges = np.flatnonzero(np.diff(of[order])) + 1
+    return [part for part in np.split(rows[order], edges) if len(part) >= MIN_ROWS]
 
 
 def distinct(groups: list[Group]) -> tuple[list[HostArray], list[int]]:

@@ -31,6 +31,7 @@ MAX_FEATURES = 1024
 _UNLIKE_UNITS = 10.0  # spread of the features' deviations beyond which each gets its own unit
 JOINT_RANK = 8  # contrast directions that each space gives to the joint one
 _WIDE = 64  # features from which on distances between rows stop telling anything
+_MOST_DIRECTIONS = 128  # that tell classes apart, for verification to see wide rows along
 _HELD_SHARE = 4  # layers are held in memory up to this part of the budget, then on disk
 
 ProgressFn = Callable[[str, int, int], None]
@@ -195,7 +196,8 @@ def witness_stream(space: Space, source: Source) -> Stream:
 
     Images and narrow tables as they are. In wide rows all distances are alike, so they are seen
     along the directions that tell the classes apart: whitened by the pooled within-class
-    covariance and projected on the leading c - 1 directions of the class means (Fisher, 1936).
+    covariance and projected on the leading c - 1 directions of the class means (Fisher, 1936), at
+    most 128.
     """
     stream = space.stream
     stage = stream.stage
@@ -203,7 +205,8 @@ def witness_stream(space: Space, source: Source) -> Stream:
         return stream
     counts, mean = folds.class_means(stream)
     within = folds.pooled_within(stream)
-    directions = between_directions(counts, mean, within, stream.num_classes - 1)
+    rank = min(stream.num_classes - 1, _MOST_DIRECTIONS)
+    directions = between_directions(counts, mean, within, rank)
     scale, projection = stage.params
     apart = directions.T if projection is None else projection @ directions.T
     view = Stage(stage.fn, (scale, apart.astype(np.float32)))

@@ -21,6 +21,7 @@ from jaxpoison.scanning.spaces import ProgressFn
 from jaxpoison.stream import Stream
 
 _DISPUTED_ROWS = 2000  # of a class whose displacement is looked at
+_MOST_SHIFTS = 64  # classes whose disputed rows are searched for a shift
 
 
 class Verified(NamedTuple):
@@ -124,7 +125,7 @@ def verify(
     check, fdr = detect.ExclusionCheck(), plan.method.fdr
     fitted = check.fit(witness, key=jax.random.fold_in(jax.random.key(plan.method.seed), 1))
     disputed = gathering.disputed(witness.labels, fitted.agrees)
-    shifted = detect.refine(witness, fitted, disputed, is_mixed=True)
+    shifted = detect.refine(witness, fitted, _most_disputed(witness, disputed), is_mixed=True)
     groups += calibrate.shifted_groups(witness.labels, shifted, num_features)
     num_given, shared = len(groups), _traits(witness, labels, num_features)
     groups += [group for group, _ in shared]
@@ -159,6 +160,15 @@ def verify(
     progress("verify", len(witness), len(witness))
     opinion = None if labels is None else labels.opinion
     return Verified(checks, [*anew, *rest], open_labels, opinion, doubt)
+
+
+def _most_disputed(witness: Stream, disputed: list[HostArray]) -> list[HostArray]:
+    """The disputed rows of the classes with the largest shares of them, of not too many."""
+    if len(disputed) <= _MOST_SHIFTS:
+        return disputed
+    share = [len(rows) / witness.counts[witness.labels[rows[0]]] for rows in disputed]
+    most = np.argsort(-np.array(share), kind="stable")[:_MOST_SHIFTS]
+    return [disputed[i] for i in np.sort(most)]
 
 
 def _traits(
@@ -264,10 +274,12 @@ def _extended(
     """Findings joined by the disputed rows of their classes that are displaced by themselves."""
     if not findings:
         return findings
-    some = [even_subset(rows, _DISPUTED_ROWS) for rows in disputed]
+    targets = {found.target for found in findings}
+    named = [rows for rows in disputed if int(witness.labels[rows[0]]) in targets]
+    rest = [rows for rows in disputed if int(witness.labels[rows[0]]) not in targets]
+    some = [even_subset(rows, _DISPUTED_ROWS) for rows in [*named, *_most_disputed(witness, rest)]]
     ratios = detect.displacement(witness, fitted, some)
     of = [int(witness.labels[rows[0]]) for rows in some]
-    targets = {found.target for found in findings}
     elsewhere = [r for r, target in zip(ratios, of, strict=True) if target not in targets]
     null = np.concatenate(elsewhere) if elsewhere else np.zeros(0)
     mine = dict(zip(of, zip(some, ratios, strict=True), strict=True))
