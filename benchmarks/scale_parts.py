@@ -95,7 +95,7 @@ def _waiting(waits: list[tuple[float, float]]):
     """
     from concurrent.futures import ThreadPoolExecutor
 
-    from jaxpoison import stream
+    from jaxpoison.stream import _engines as engines
 
     waited = [0.0]
 
@@ -113,22 +113,19 @@ def _waiting(waits: list[tuple[float, float]]):
             future.result = timed
             return future
 
-    groups = stream.Stream._groups
+    groups = engines.LocalFeed._groups
 
-    def passed(self):
+    def passed(self, first):
         before, started = waited[0], time.perf_counter()
-        yield from groups(self)
+        yield from groups(self, first)
         waits.append((waited[0] - before, time.perf_counter() - started))
 
-    kept, stream.ThreadPoolExecutor, stream.Stream._groups = (
-        stream.ThreadPoolExecutor,
-        Timed,
-        passed,
-    )
+    kept = engines.ThreadPoolExecutor
+    engines.ThreadPoolExecutor, engines.LocalFeed._groups = Timed, passed
     try:
         yield
     finally:
-        stream.ThreadPoolExecutor, stream.Stream._groups = kept, groups
+        engines.ThreadPoolExecutor, engines.LocalFeed._groups = kept, groups
 
 
 def overlap(shape: Shape, folder: Path) -> dict:
@@ -176,6 +173,8 @@ def devices(shape: Shape, folder: Path) -> dict:
     from jaxpoison import stream
     from jaxpoison._types import Block
     from jaxpoison.layout import Layout
+    from jaxpoison.stream._steps import pass_step
+    from jaxpoison.stream._stream import update_of
 
     mesh = stream.make_mesh()
     layout = Layout.of(shape.rows, 4 * shape.features, shape.classes)
@@ -196,7 +195,8 @@ def devices(shape: Shape, folder: Path) -> dict:
         placed = jax.tree.map(
             lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=whole), fold
         )
-        compiled = stream._fold_step.lower(placed, None, blocks, mesh=mesh).compile()
+        lowered = pass_step.lower((placed,), None, blocks, fn=update_of, mesh=mesh)
+        compiled = lowered.compile()
         cost = compiled.cost_analysis()
         cost = cost[0] if isinstance(cost, list) else cost
         memory = compiled.memory_analysis()

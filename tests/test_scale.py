@@ -29,7 +29,9 @@ from jaxpoison.detect import _discriminants as discriminants
 from jaxpoison.detect import _ridge_views as ridge_views
 from jaxpoison.layout import ClassRows, Layout
 from jaxpoison.sources import open_source
-from jaxpoison.stream import Stream, _fold_step, make_mesh
+from jaxpoison.stream import Stream, make_mesh
+from jaxpoison.stream._steps import pass_step
+from jaxpoison.stream._stream import update_of
 
 KEY = jax.random.key(0)
 
@@ -141,7 +143,7 @@ def test_a_pass_holds_features_of_some_rows_only():
         )
     )  # fmt: skip
     fold = folds.RidgeEquations(waves, c, 5)
-    compiled = _fold_step.lower(fold, None, block, mesh=mesh).compile()
+    compiled = pass_step.lower((fold,), None, block, fn=update_of, mesh=mesh).compile()
     of_all_rows = 4 * layout.tiles * layout.tile * (p + 1)
     partial_bytes = 4 * 5 * (p + 1) * (p + 1 + c)
     held = compiled.memory_analysis().temp_size_in_bytes

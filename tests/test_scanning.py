@@ -183,3 +183,20 @@ def test_hostile_class_names(tmp_path):
     for text in ((out / "report.html").read_text(), report._repr_html_()):
         assert "<script>alert" not in text and "&lt;script&gt;alert(3)" in text
     assert json.loads((out / "report.json").read_text())["suspected_attacks"]
+
+
+@pytest.mark.parametrize("others", [0, 1, 2, 3])
+def test_a_class_that_is_nearly_all_flagged_has_a_picture(monkeypatch, others):
+    """A flood of copies may leave one honest row in a class: it has no spread of its own."""
+    from types import SimpleNamespace
+
+    from jaxpoison.scanning import assemble
+
+    rows = np.arange(40)
+    flagged = np.ones(40, bool)
+    flagged[:others] = False
+    seen = np.random.default_rng(0).normal(size=(40, 5))
+    monkeypatch.setattr(assemble, "seen_in", lambda spaces, each: seen)
+    out = SimpleNamespace(spaces=[], verdict=SimpleNamespace(flagged=flagged))
+    points = assemble._projection(out, None, rows, 0)
+    assert points.shape == (40, 2) and np.isfinite(points).all()

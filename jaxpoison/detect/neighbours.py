@@ -166,9 +166,9 @@ def _flat_row(stream: Stream) -> HostArray:
     return row
 
 
-def _projection(stream: Stream, most: int = _MAX_FEATURES) -> HostArray:
+def _projection(stream: Stream, most: int | None = None) -> HostArray:
     """[d, most] Gaussian directions, the same for every stream; [d, 0] where none are needed."""
-    d = len(_flat_row(stream))
+    most, d = most or _MAX_FEATURES, len(_flat_row(stream))
     if d <= most:
         return np.zeros((d, 0), np.float32)
     normal: HostArray = np.random.default_rng(0).standard_normal((d, most), np.float32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import zlib
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -266,12 +267,10 @@ def gather(
 
 
 def _kept_score(job: Job, seed: int, journal: Journal | None) -> Scores:
-    # values of foreign types can not be kept; the pass behind the gradients is kept itself, and
-    # other detectors take what it gives in passing
+    # foreign types can not be kept; the pass behind gradients is, and gives other detectors more
     if journal is None or _is_user(job.name) or job.name == "gradient_direction":
         return _score(job, key_of(job, seed))
-    name = f"scores-{job.name}{job.suffix}-{job.space}"
-    held: Scores | None = journal.load(name)
+    held: Scores | None = journal.load(name := f"scores-{job.name}{job.suffix}-{job.space}")
     if held is None:
         held = _score(job, key_of(job, seed))
         journal.save(name, held)
@@ -308,8 +307,6 @@ def key_of(job: Job, seed: int) -> jax.Array:
 
 def _number(text: str) -> int:
     """A stable number for a name (``hash`` differs from run to run)."""
-    import zlib
-
     return zlib.crc32(text.encode())
 
 

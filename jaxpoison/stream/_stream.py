@@ -66,7 +66,8 @@ class Held:
         return self._take()
 
 
-def _update(block: Block, fold: Fold) -> Any:
+def update_of(block: Block, fold: Fold) -> Any:
+    """What a fold makes of a block, as a pass calls it."""
     return fold.update(block)
 
 
@@ -147,7 +148,7 @@ class Stream:
         """
         record = self._record("fold", type(fold), fold)
         done, carry = record.load_carry()
-        for shard, part in self._pass(_update, (fold,), done):
+        for shard, part in self._pass(update_of, (fold,), done):
             value = jax.tree.map(lambda a: np.asarray(a, _wide(a)), part.value)
             carry = value if carry is None else fold.merge(carry, value)
             record.keep_carry(shard + 1, carry, is_last=shard + 1 == self.num_shards)

@@ -45,7 +45,7 @@ class Row(NamedTuple):
 
 
 TABLE = {
-    "spectral": Row(detect.SpectralSignatures(), 0, True, True, False),
+    "spectral": Row(detect.SpectralSignatures(shares_bases=True), 0, True, True, False),
     "activation": Row(detect.ActivationClustering(), 0, False, False, True),
     "spectre": Row(detect.Spectre(), 16, True, False, True),
     "mahalanobis": Row(detect.RobustMahalanobis(), 16, True, True, True),
