@@ -302,10 +302,8 @@ def test_no_array_of_all_rows_in_doubles(tmp_path):
     try:
         SpectralSignatures().score(stream, key=KEY)
         NearDuplicates().score(stream, key=KEY)
-        LocalDensity().score(stream, key=KEY)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert (
-        peak < 2 * n * d * 8
-    )  # blocks, banks and n x 16 neighbours; twice x in doubles is too much
+    # blocks, a bank in float32 and n x 16 neighbours; x in doubles beside them is too much
+    assert peak < 1.5 * n * d * 8
