@@ -95,7 +95,8 @@ def _waiting(waits: list[tuple[float, float]]):
     """
     from concurrent.futures import ThreadPoolExecutor
 
-    from jaxpoison.stream import _engines as engines
+    from jaxpoison.stream import _rows as rows
+    from jaxpoison.stream._engines import LocalFeed
 
     waited = [0.0]
 
@@ -113,19 +114,19 @@ def _waiting(waits: list[tuple[float, float]]):
             future.result = timed
             return future
 
-    groups = engines.LocalFeed._groups
+    groups = LocalFeed._groups
 
     def passed(self, first):
         before, started = waited[0], time.perf_counter()
         yield from groups(self, first)
         waits.append((waited[0] - before, time.perf_counter() - started))
 
-    kept = engines.ThreadPoolExecutor
-    engines.ThreadPoolExecutor, engines.LocalFeed._groups = Timed, passed
+    kept = rows.ThreadPoolExecutor
+    rows.ThreadPoolExecutor, LocalFeed._groups = Timed, passed
     try:
         yield
     finally:
-        engines.ThreadPoolExecutor, engines.LocalFeed._groups = kept, groups
+        rows.ThreadPoolExecutor, LocalFeed._groups = kept, groups
 
 
 def overlap(shape: Shape, folder: Path) -> dict:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
+import kept_runs
 from jaxpoison._check import DataError, UsageError
 from jaxpoison.certify import General, certify
 from jaxpoison.certify.ensemble import fit
@@ -19,7 +20,7 @@ from jaxpoison.certifying.opening import open_data
 from jaxpoison.certifying.plan import FEATURES, LEARNERS, default_k
 from jaxpoison.certifying.recipes import auto_features, key_of, learner_of
 from jaxpoison.sources import Schema
-from jaxpoison.work import Work, difference, saved_identity
+from jaxpoison.work import difference, saved_identity
 
 BUNCH = load_digits()
 X, Y = BUNCH.images.astype(np.uint8), BUNCH.target
@@ -179,18 +180,7 @@ def test_the_runner_up_is_the_class_with_most_other_votes(folder):
 def cut_off(monkeypatch, after, **options):
     """A run that is stopped when so many pieces are kept."""
     monkeypatch.setattr(voting, "rows_of_a_piece", lambda *_: 10)
-    kept, save = [], Work.save
-
-    def stopping(self, name, tree):
-        save(self, name, tree)
-        kept.append(name)
-        if len(kept) == after:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(Work, "save", stopping)
-    with pytest.raises(KeyboardInterrupt):
-        run_into(plan_of(**options), "out")
-    monkeypatch.setattr(Work, "save", save)
+    kept_runs.cut_off(monkeypatch, after, lambda: run_into(plan_of(**options), "out"))
 
 
 def test_a_run_goes_on_where_it_was_cut_off(folder, monkeypatch):

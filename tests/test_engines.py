@@ -21,6 +21,7 @@ from jaxpoison._check import DataError, UsageError
 from jaxpoison.sources import open_source
 from jaxpoison.stream import open_engine
 from jaxpoison.stream._opening import _meeting
+from kept_runs import files
 
 TESTS = Path(__file__).parent
 KNOWN = folds.out_of_fold_agrees
@@ -126,18 +127,6 @@ def together(count, data, out, mode="plain"):
         port = free.getsockname()[1]
     engines = [f"spmd:127.0.0.1:{port},{count},{i}" for i in range(count)]
     return [start([data, out, engine, mode], out.parent) for engine in engines]
-
-
-def files(folder):
-    """Every file of a report, without what the scan took of time and memory."""
-    held = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
-    held.pop("report.html")
-    report = json.loads(held.pop("report.json"))
-    for name in ("timing", "peak_mb"):
-        report.pop(name)
-    for found in report["detectors"].values():
-        found.pop("seconds")
-    return held, report
 
 
 @pytest.fixture(scope="module")

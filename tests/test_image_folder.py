@@ -7,7 +7,6 @@ import subprocess
 import sys
 import tempfile
 import textwrap
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +18,7 @@ from image_files import encoded, png, save_folder
 from jaxpoison._check import DataError, NothingToScan, UsageError
 from jaxpoison.sources import DropRows, decoded, open_source
 from jaxpoison.sources.inspect import inspect
+from shared_reads import wrong_reads
 
 Image = pytest.importorskip("PIL.Image", reason="images are read by Pillow (extra images)")
 
@@ -106,21 +106,8 @@ def test_nothing_is_left_behind(tmp_path, monkeypatch):
 def test_threads_decode_large_images_and_may_share_a_source(tmp_path):
     x, y = make(150, (80, 80, 3))
     source = open_source(save_folder(tmp_path / "a", x, names_of(y)))
-    source.column._threads, wrong = 3, []
-
-    def work(seed):
-        rng = np.random.default_rng(seed)
-        for _ in range(4):
-            start, stop = sorted(rng.integers(0, 151, 2).tolist())
-            if not np.array_equal(source.read(start, stop)["x"], x[start:stop]):
-                wrong.append((start, stop))
-
-    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong
+    source.column._threads = 3
+    assert not wrong_reads(source, x, 4)
     (tmp_path / "a" / "class 2" / "00149.png").write_bytes(png(x[149])[:-2000])
     damaged = open_source(tmp_path / "a")
     damaged.column._threads = 3

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import jax
 import numpy as np
@@ -15,11 +15,13 @@ import pytest
 from sklearn.datasets import load_digits
 
 import jaxpoison
+import kept_runs
 from jaxpoison import scanning, training
 from jaxpoison._check import UsageError
 from jaxpoison.report.files import OutputError
 from jaxpoison.work import TrainingStates, Work
 from jaxpoison.work import _work as work_module
+from kept_runs import files
 
 NAMES = ("spectral", "mixture", "neighbours", "labels")
 
@@ -33,22 +35,6 @@ def table(rows=600):
     return x.astype(np.float32), y
 
 
-def files(folder):
-    """Every file of a report, without what the scan took of time and memory."""
-    held = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
-    held.pop("report.html")
-    report = json.loads(held.pop("report.json"))
-    for name in ("timing", "peak_mb"):
-        report.pop(name)
-    return held, drop_times(report)
-
-
-def drop_times(value):
-    if isinstance(value, dict):
-        return {k: drop_times(v) for k, v in value.items() if "seconds" not in k}
-    return [drop_times(each) for each in value] if isinstance(value, list) else value
-
-
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """The files of a scan that nothing happened to."""
@@ -59,19 +45,8 @@ def whole(tmp_path_factory):
 
 def cut_off(monkeypatch, out, after):
     """A scan that stops behind so many saves."""
-    saved, save = [], Work.save
-
-    def stopping(self, name, tree):
-        save(self, name, tree)
-        saved.append(name)
-        if len(saved) == after:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(Work, "save", stopping)
-    with pytest.raises(KeyboardInterrupt):
-        jaxpoison.scan(*table(), detectors=NAMES, out=out)
-    monkeypatch.setattr(Work, "save", save)
-    return saved
+    scan = partial(jaxpoison.scan, *table(), detectors=NAMES, out=out)
+    return kept_runs.cut_off(monkeypatch, after, scan)
 
 
 def counting(monkeypatch):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import struct
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ from hypothesis import strategies as st
 from jaxpoison.sources import Source, Subset, open_source, require_labels
 from jaxpoison.sources.columns import StreamColumn
 from jaxpoison.sources.inspect import inspect
+from shared_reads import wrong_reads
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")
 quiet = settings(
@@ -332,21 +332,7 @@ def test_threads_may_share_a_source(tmp_path):
     x, y = make("rows", 4000, tail=(8,))
     formats = save_rows(tmp_path, x, y)
     for name in ("npz", "npz-compressed", "a.parquet", "file.arrow", "shards-npz", "parquet"):
-        source, wrong = open_source(*formats[name]), []
-
-        def work(seed, source=source, wrong=wrong):
-            rng = np.random.default_rng(seed)
-            for _ in range(15):
-                start, stop = sorted(rng.integers(0, 4001, 2).tolist())
-                if not np.array_equal(source.read(start, stop)["x"], x[start:stop]):
-                    wrong.append((start, stop))
-
-        threads = [threading.Thread(target=work, args=(seed,)) for seed in range(3)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert not wrong, name
+        assert not wrong_reads(open_source(*formats[name]), x, 15), name
 
 
 def test_multi_member_gzip_is_read(tmp_path):

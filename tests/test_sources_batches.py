@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-import threading
 import weakref
 
 import numpy as np
@@ -17,6 +16,7 @@ from jaxpoison._check import DataError, JaxpoisonError, NothingToScan, UsageErro
 from jaxpoison.sources import is_embedding, open_source
 from jaxpoison.sources.batches import SequenceColumn
 from jaxpoison.sources.spill import SpillColumn
+from shared_reads import wrong_reads
 
 X = np.arange(40, dtype=np.float32).reshape(20, 2)
 Y = np.arange(20) % 3
@@ -238,21 +238,7 @@ def test_threads_may_share_a_source():
     x = np.arange(4000 * 8, dtype=np.float32).reshape(4000, 8)
     y = np.arange(4000) % 7
     for source in (open_source(iter(batches(x, y, 100))), open_source(batches(x, y, 100))):
-        wrong = []
-
-        def work(seed, source=source, wrong=wrong):
-            rng = np.random.default_rng(seed)
-            for _ in range(20):
-                start, stop = sorted(rng.integers(0, 4001, 2).tolist())
-                if not np.array_equal(source.read(start, stop)["x"], x[start:stop]):
-                    wrong.append((start, stop))
-
-        threads = [threading.Thread(target=work, args=(seed,)) for seed in range(3)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert not wrong
+        assert not wrong_reads(source, x, 20)
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -69,7 +70,8 @@ def run_into(
         return Work(folder, identity, resume=resume)
 
     saved = saved_identity(folder) if resume else None
-    report, work = _run(plan, work_of, saved, check, progress or _silent, engine)
+    with _opened(engine) as opened:
+        report, work = _run(plan, work_of, saved, check, progress or _silent, opened)
     report.write(folder, resume=True)
     if work is not None:
         work.remove()
@@ -103,7 +105,17 @@ def run(
     **Cost**: the rows in memory, features of all of them, a model a subset, and one vote of each
     model on each test row, of which those on 2,048 rows are held at a time.
     """
-    return _run(plan, None, None, check, progress or _silent, engine)[0]
+    with _opened(engine) as opened:
+        return _run(plan, None, None, check, progress or _silent, opened)[0]
+
+
+def _opened(engine: str | Engine) -> AbstractContextManager[Engine]:
+    if isinstance(engine, str) and engine.startswith("spmd"):
+        raise UsageError(
+            f"engine: {engine!r} is for scans; certify on one machine (local) or on a cluster "
+            "(ray, ray://HOST:PORT)"
+        )
+    return open_engine(engine)
 
 
 def _run(
@@ -112,16 +124,8 @@ def _run(
     saved: dict[str, Any] | None,
     check: bool,
     tell: ProgressFn,
-    engine: str | Engine,
+    engine: Engine,
 ) -> tuple[CertificateReport, Work | None]:
-    if isinstance(engine, str):
-        if engine.startswith("spmd"):
-            raise UsageError(
-                f"engine: {engine!r} is for scans; certify on one machine (local) or on a cluster "
-                "(ray, ray://HOST:PORT)"
-            )
-        with open_engine(engine) as opened:
-            return _run(plan, work_of, saved, check, tell, opened)
     clock = _Clock()
     use_compile_cache()
     tell("read", 0, 0)

@@ -116,7 +116,7 @@ def make_spaces(
         raw: Its rows.
         model: A network of the user, or None to train one where one is needed.
         progress: Told of rows trained on.
-        work: Keeps the state of the training, and layers too large for memory; or None.
+        work: Keeps the state of the training; or None.
     """
     seed = plan.method.seed
     if is_embedding(data.source) and data.features is None and model is None:

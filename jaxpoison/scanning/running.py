@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -79,16 +79,10 @@ def running(
         UsageError: An engine that is unknown or not installed; a folder in use.
         OutputError: The folder cannot be written to.
     """
-    with _opened(engine, devices) as opened:
+    with open_engine(engine, devices=devices) as opened:
         if out is not None:
             opened.agreed(lambda: check_out_dir(out, resume=resume))
         yield Running(opened, None if out is None else Path(out).resolve(), resume)
-
-
-def _opened(engine: str | Engine, devices: int | None) -> AbstractContextManager[Engine]:
-    if isinstance(engine, str):
-        return open_engine(engine, devices=devices)
-    return nullcontext(engine)
 
 
 def digest_of(array: HostArray | None) -> str | None:

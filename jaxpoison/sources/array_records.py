@@ -15,6 +15,7 @@ from jaxpoison._check import DataError, JaxpoisonError, UsageError
 
 from .shard_names import Numbered
 from .spans import MAX_RECORD_BYTES
+from .table import install_command
 
 _MODULE = "array_record.python.array_record_module"
 _PIECE_ROWS = 64
@@ -40,7 +41,7 @@ def _open(path: Path, name: str) -> Any:
     except ImportError as error:
         raise UsageError(
             f"{name}: ArrayRecord files are read by array_record, which is not installed; "
-            "pip install 'jaxpoison[tfds]'"
+            f"{install_command('tfds')}"
         ) from error
     with _readable(name):
         # Rows are asked for in order and piece by piece: reading ahead would only cost memory.

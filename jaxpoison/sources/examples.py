@@ -21,12 +21,14 @@ from .decoded import DecodedColumn
 from .example import Feature, describe, floats, integers, parse
 from .images import Size, Survey
 from .labels import Labels, check_labels, encode_labels
+from .names import IMAGE_NAMES as ANY_IMAGE
+from .names import X_NAMES
+from .names import Y_NAMES as ANY_LABEL
 from .shard_names import Numbered
 from .spans import Records, Spans
 
-IMAGE_NAMES = ("image/encoded", "image", "images", "img", "image_raw", "png", "jpg", "jpeg")
-X_NAMES = ("embedding", "embeddings", "features", "x", "vector")
-Y_NAMES = ("image/class/label", "label", "labels", "y", "target", "class")
+IMAGE_NAMES = ("image/encoded", *ANY_IMAGE, "image_raw", "png", "jpg", "jpeg")
+Y_NAMES = ("image/class/label", *ANY_LABEL)
 
 
 class Choice(NamedTuple):

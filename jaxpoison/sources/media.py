@@ -9,6 +9,7 @@ from typing import Any
 
 from jaxpoison._check import DataError, UsageError
 
+from . import table
 from .base import ColumnSource, listing, quote
 from .columns import readable
 from .shard_names import is_compressed, is_tar, record_format
@@ -38,8 +39,6 @@ def holds(path: Path) -> bool:
 
 
 def _opener(path: Path) -> tuple[str, str] | None:
-    from .formats import KNOWN  # it asks this module which paths it knows
-
     if not path.is_dir():
         return _by_name(path)
     with readable(str(path)):
@@ -48,7 +47,7 @@ def _opener(path: Path) -> tuple[str, str] | None:
         return _TFDS
     named = [(entry, opener) for entry in entries if (opener := _by_name(entry))]
     plain = {opener: entry.name for entry, opener in named if not is_compressed(entry)}
-    others = (entry.name for entry in entries if entry.suffix in KNOWN and entry.is_file())
+    others = (e.name for e in entries if table.format_of_file(e) is not None and e.is_file())
     other = next(others, None)
     if other is not None and not plain:
         return None

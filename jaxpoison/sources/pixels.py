@@ -17,6 +17,7 @@ import numpy as np
 from jaxpoison._check import DataError, JaxpoisonError, UsageError
 
 from .base import Array
+from .table import install_command
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm")
 # Images that are not read; beside others they must not be passed over in silence.
@@ -47,7 +48,7 @@ def pillow(name: str) -> Any:
     except ImportError as error:
         raise UsageError(
             f"{name}: images are read by Pillow, which is not installed; "
-            "pip install 'jaxpoison[images]'"
+            f"{install_command('images')}"
         ) from error
 
 

@@ -9,7 +9,8 @@ from jaxpoison._check import DataError
 
 from .base import listing, quote
 from .columns import readable
-from .examples import IMAGE_NAMES, X_NAMES, Y_NAMES, Choice
+from .examples import IMAGE_NAMES, Y_NAMES, Choice
+from .names import X_NAMES
 
 _MAX_NAMES_BYTES = 64 << 20
 _MAX_DEPTH = 32

@@ -7,7 +7,6 @@ values is the same everywhere, and so is the result.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import jax
@@ -134,8 +133,20 @@ class LocalEngine(Alone):
         return LocalFeed(rows, self.mesh, budget_bytes)
 
 
-_Group = tuple[Block, list[tuple[HostArray, HostArray]]]
-"""Blocks of one shard a device, and the ids and mask of each real shard on the host."""
+class Group(NamedTuple):
+    """One shard a device.
+
+    Attributes:
+        first: Number of the first shard.
+        blocks: On the devices.
+        ids: [shards, tiles, t] row numbers of those that this process read, on the host.
+        mask: The same, 0 for padding.
+    """
+
+    first: int
+    blocks: Block
+    ids: HostArray
+    mask: HostArray
 
 
 class LocalFeed:
@@ -144,7 +155,10 @@ class LocalFeed:
     def __init__(self, rows: Rows, mesh: Mesh, budget_bytes: int) -> None:
         self.rows, self.mesh = rows, mesh
         self._keeps = rows.shard_bytes * rows.num_shards <= budget_bytes
-        self._held: list[_Group] | None = None
+        self._held: list[Group] | None = None
+        # which of the devices are of this process: the shards that it reads of each group
+        mine = [d.process_index == jax.process_index() for d in mesh.devices.flat]
+        self._offset, self._count = mine.index(True), sum(mine)
 
     def place(self, tree: Any) -> Any:
         """Replicated on the mesh: else the second step would compile for another sharding."""
@@ -154,30 +168,32 @@ class LocalFeed:
         self, fn: Callable[..., Any], operands: Any, stage: Stage | None, first: int
     ) -> Iterator[ShardValue]:
         """One step a group of shards."""
-        for blocks, shards in self._groups(first):
-            values = jax.device_get(pass_step(operands, stage, blocks, fn=fn, mesh=self.mesh))
-            for i, (ids, mask) in enumerate(shards):
-                yield ShardValue(jax.tree.map(lambda a, i=i: a[i], values), ids, mask)
+        for group in self._groups(first):
+            values = pass_step(operands, stage, group.blocks, fn=fn, mesh=self.mesh)
+            values, ids, mask = self._on_host(values, group)
+            for i in range(min(self.mesh.size, self.rows.num_shards - group.first)):
+                yield ShardValue(jax.tree.map(lambda a, i=i: a[i], values), ids[i], mask[i])
 
-    def _groups(self, first: int) -> Iterator[_Group]:
+    def _on_host(self, values: Any, group: Group) -> tuple[Any, HostArray, HostArray]:
+        """Values, row numbers and masks of all shards of a group."""
+        return jax.device_get(values), group.ids, group.mask
+
+    def _put(self, blocks: Block) -> Block:
+        """What this process read, as a part of what is on the mesh."""
+        placed: Block = jax.device_put(blocks, one_each(self.mesh))
+        return placed
+
+    def _groups(self, first: int) -> Iterator[Group]:
         if self._held is not None and first == 0:
             yield from self._held
             return
-        keep: list[_Group] | None = [] if self._keeps and first == 0 else None
-        size = self.mesh.size
-        starts = range(first, self.rows.num_shards, size)
-        with ThreadPoolExecutor(1) as reader:
-            ahead = reader.submit(self.rows.group, first, size) if starts else None
-            for start in starts:
-                assert ahead is not None
-                blocks = ahead.result()
-                more = start + size < self.rows.num_shards
-                ahead = reader.submit(self.rows.group, start + size, size) if more else None
-                real = min(size, self.rows.num_shards - start)
-                shards = list(zip(blocks.ids[:real], blocks.mask[:real], strict=True))
-                group = jax.device_put(blocks, one_each(self.mesh)), shards
-                if keep is not None:
-                    keep.append(group)
-                yield group
+        keep: list[Group] | None = [] if self._keeps and first == 0 else None
+        starts = range(first, self.rows.num_shards, self.mesh.size)
+        read = range(first + self._offset, starts.stop + self._offset, self.mesh.size)
+        for start, blocks in zip(starts, self.rows.groups(read, self._count), strict=True):
+            group = Group(start, self._put(blocks), blocks.ids, blocks.mask)
+            if keep is not None:
+                keep.append(group)
+            yield group
         if keep is not None:
             self._held = keep

@@ -16,18 +16,21 @@ ENGINES = ("local", "spmd", "ray", "ray://HOST:PORT")
 
 
 @contextmanager
-def open_engine(name: str, *, devices: int | None = None) -> Iterator[Engine]:
+def open_engine(name: str | Engine, *, devices: int | None = None) -> Iterator[Engine]:
     """An engine, let go of afterwards.
 
     Args:
         name: "local"; "spmd", or "spmd:HOST:PORT,PROCESSES,PROCESS" where no cluster tells;
-            "ray" for the cluster that RAY_ADDRESS names, or one of this machine; "ray://HOST:PORT".
+            "ray" for the cluster that RAY_ADDRESS names, or one of this machine; "ray://HOST:PORT";
+            or an engine, which is left as it is.
         devices: Of this process, for "local"; None for all.
 
     Raises:
         UsageError: It is unknown, not installed, or can not be reached.
     """
-    if name == "local":
+    if not isinstance(name, str):
+        yield name
+    elif name == "local":
         yield LocalEngine(make_mesh(devices))
     elif name == "spmd" or name.startswith("spmd:"):
         from ._spmd import SpmdEngine, join

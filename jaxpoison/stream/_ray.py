@@ -12,7 +12,8 @@ import jax
 import numpy as np
 
 from jaxpoison._check import DataError, JaxpoisonError, UsageError
-from jaxpoison._types import HostArray
+from jaxpoison.sources import open_source
+from jaxpoison.sources.table import install_command
 
 from ._engines import Alone, ShardValue
 from ._rows import Rows
@@ -97,24 +98,6 @@ class RayEngine(Alone):
             ) from error
 
 
-class HeldRows:
-    """Rows in memory, of a source that only this process can read: an object, a spilled file."""
-
-    def __init__(self, rows: Rows) -> None:
-        self._x = np.empty((len(rows), *rows.row_shape), rows.dtype)
-        for shard in range(rows.num_shards):
-            start, stop = shard * rows.layout.rows, rows.stop(shard)
-            self._x[start:stop] = rows.source.read(start, stop)["x"]
-
-    def __len__(self) -> int:
-        """Number of rows."""
-        return len(self._x)
-
-    def read(self, start: int, stop: int) -> dict[str, HostArray]:
-        """Rows ``start`` to ``stop``."""
-        return {"x": self._x[start:stop]}
-
-
 class RayFeed:
     """Rows in the hands of a cluster: how to read them, or themselves where they are no files."""
 
@@ -122,8 +105,9 @@ class RayFeed:
         self.rows, self._engine = rows, engine
         try:
             self._held = engine.put(rows)
-        except DataError:  # an open file or a lock
-            self._held = engine.put(replace(rows, source=HeldRows(rows)))
+        except DataError:  # an open file or a lock: the rows themselves, in memory
+            x = rows.take(np.arange(len(rows)))
+            self._held = engine.put(replace(rows, source=open_source(x, role="features")))
 
     def place(self, tree: Any) -> Any:
         """In the object store, once."""
@@ -169,7 +153,7 @@ def connect(address: str | None) -> Any:
         import ray
     except ImportError as error:
         raise UsageError(
-            "engine ray: Ray is not installed; pip install 'jaxpoison[ray]', or leave --engine out"
+            f"engine ray: Ray is not installed; {install_command('ray')}, or leave --engine out"
         ) from error
     if ray.is_initialized():
         return ray

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -76,6 +78,15 @@ class Rows:
         shards = [self._shard(first + i, out) for i, out in enumerate(x)]
         tiled = (size, self.layout.tiles, self.layout.tile, *self.row_shape)
         return Block(x.reshape(tiled), *(np.stack(p) for p in list(zip(*shards, strict=True))[1:]))
+
+    def groups(self, starts: range, size: int) -> Iterator[Block]:
+        """The group of each start; a background thread reads one group ahead."""
+        with ThreadPoolExecutor(1) as reader:
+            ahead = [reader.submit(self.group, start, size) for start in starts[:1]]
+            for after in range(1, len(starts) + 1):
+                blocks = ahead.pop().result()
+                ahead += [reader.submit(self.group, s, size) for s in starts[after : after + 1]]
+                yield blocks
 
     def _shard(self, shard: int, out: HostArray) -> Block:
         """One shard as a block (an empty one past the end), its rows written to ``out``."""

@@ -8,10 +8,10 @@ to be told what another decided.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -21,10 +21,10 @@ import numpy as np
 from jaxpoison._check import UsageError
 from jaxpoison._types import Block, HostArray
 
-from ._engines import Alone, ShardValue
+from ._engines import Alone, Group, LocalFeed
 from ._records import Journal
 from ._rows import Rows
-from ._steps import Stage, make_mesh, one_each, pass_step, replicated
+from ._steps import make_mesh, one_each, replicated
 
 T = TypeVar("T")
 _PIECE = 64 << 20  # bytes sent to all at a time
@@ -90,15 +90,8 @@ class SpmdEngine(Alone):
         return SharedJournal(kept, decode, resume=resume)
 
 
-class SpmdFeed:
+class SpmdFeed(LocalFeed):
     """Rows on a mesh of several processes."""
-
-    def __init__(self, rows: Rows, mesh: jax.sharding.Mesh, budget_bytes: int) -> None:
-        self.rows, self.mesh = rows, mesh
-        me = jax.process_index()
-        self._mine = [i for i, d in enumerate(mesh.devices.flat) if d.process_index == me]
-        self._keeps = rows.shard_bytes * rows.num_shards <= budget_bytes
-        self._held: list[Block] | None = None
 
     def place(self, tree: Any) -> Any:
         """Replicated on the mesh, from the equal values that every process has."""
@@ -109,49 +102,16 @@ class SpmdFeed:
 
         return jax.tree.map(put, tree)
 
-    def run(
-        self, fn: Callable[..., Any], operands: Any, stage: Stage | None, first: int
-    ) -> Iterator[ShardValue]:
-        """One step a group of shards, its values gathered by all."""
-        from jax.experimental.multihost_utils import process_allgather
+    def _on_host(self, values: Any, group: Group) -> tuple[Any, HostArray, HostArray]:
+        found: tuple[Any, HostArray, HostArray] = _gathered(
+            (values, group.blocks.ids, group.blocks.mask), tiled=True
+        )
+        return found
 
-        size = self.mesh.size
-        for start, blocks in self._groups(first):
-            values = pass_step(operands, stage, blocks, fn=fn, mesh=self.mesh)
-            values, ids, mask = process_allgather((values, blocks.ids, blocks.mask), tiled=True)
-            for i in range(min(size, self.rows.num_shards - start)):
-                yield ShardValue(jax.tree.map(lambda a, i=i: a[i], values), ids[i], mask[i])
-
-    def _groups(self, first: int) -> Iterator[tuple[int, Block]]:
-        size, shards = self.mesh.size, self.rows.num_shards
-        starts = range(first, shards, size)
-        if self._held is not None and first == 0:
-            yield from zip(starts, self._held, strict=True)
-            return
-        keep: list[Block] | None = [] if self._keeps and first == 0 else None
-        offset, count = self._mine[0], len(self._mine)
-        with ThreadPoolExecutor(1) as reader:
-            ahead = reader.submit(self.rows.group, first + offset, count) if starts else None
-            for start in starts:
-                assert ahead is not None
-                local = ahead.result()
-                after = start + size
-                ahead = (
-                    reader.submit(self.rows.group, after + offset, count)
-                    if after < shards
-                    else None
-                )
-                blocks = Block(*(self._together(part) for part in local))
-                if keep is not None:
-                    keep.append(blocks)
-                yield start, blocks
-        if keep is not None:
-            self._held = keep
-
-    def _together(self, part: HostArray) -> Any:
-        shape = (self.mesh.size, *part.shape[1:])
+    def _put(self, blocks: Block) -> Block:
         make: Any = jax.make_array_from_process_local_data
-        return make(one_each(self.mesh), part, shape)
+        shape = (self.mesh.size,)
+        return Block(*(make(one_each(self.mesh), p, (*shape, *p.shape[1:])) for p in blocks))
 
 
 class SharedSource:
@@ -173,15 +133,13 @@ class SharedSource:
 
     def read(self, start: int, stop: int) -> dict[str, HostArray]:
         """Rows ``start`` to ``stop``, as the source itself gives them."""
-        from jax.experimental.multihost_utils import process_allgather
-
         size, me, rows = jax.process_count(), jax.process_index(), stop - start
         step = -(-max(rows, 1) // size)
         first, last = (min(start + i * step, stop) for i in (me, me + 1))
         mine = self._source.read(first, last)["x"]
         part = np.zeros((step, *mine.shape[1:]), mine.dtype)
         part[: len(mine)] = mine
-        parts = np.asarray(process_allgather(part))
+        parts = np.asarray(_gathered(part))
         block = {"x": np.ascontiguousarray(parts.reshape(-1, *mine.shape[1:])[:rows])}
         labels = self._source.labels()
         if labels is not None:  # not gathered: 64-bit integers would lose their upper half
@@ -192,10 +150,9 @@ class SharedSource:
 class SharedJournal:
     """A journal of the first process; what it has, all processes take from it."""
 
-    every = 5.0
-
     def __init__(self, kept: Any, decode: Callable[[bytes], Any], *, resume: bool) -> None:
         self._kept, self._decode, self._resume = kept, decode, resume
+        self.every = math.inf if kept is None else kept.every
 
     def load(self, name: str) -> Any:
         """Of the first process; nothing is asked where nothing can be there."""
@@ -237,10 +194,10 @@ def _told_apart() -> Iterator[None]:
         os.close(kept)
 
 
-def _gathered(value: HostArray) -> HostArray:
+def _gathered(tree: Any, *, tiled: bool = False) -> Any:
     from jax.experimental.multihost_utils import process_allgather
 
-    return np.asarray(process_allgather(value))
+    return process_allgather(tree, tiled=tiled)
 
 
 def _broadcast(value: HostArray) -> Any:
