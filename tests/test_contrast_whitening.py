@@ -130,6 +130,22 @@ def test_a_majority_from_other_classes(seed):
     assert scores.statistic[1] > LIMIT and scores.statistic.argmax() == 1
 
 
+@pytest.mark.parametrize("share", [0.33, 0.5, 0.67])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_clean_labels_whose_rows_are_more_alike_than_the_honest_ones(seed, share):
+    """Perturbed rows and copies have lost what made them various: the honest ones are no poison."""
+    x, labels, rng = honest(seed)
+    mine = np.flatnonzero(labels == 3)
+    poisoned = np.zeros(len(x), np.bool_)
+    poisoned[rng.permutation(mine)[: round(share * len(mine))]] = True
+    centre = x[mine].mean(axis=0)
+    x[poisoned] = centre + 0.3 * (x[poisoned] - centre) + trigger(30, rng, 20.0)
+    scores = run(x.astype(np.float32), labels)
+    assert data.auroc(scores.values[mine], poisoned[mine]) > 0.99
+    assert (scores.candidates[mine] == poisoned[mine]).mean() > 0.99
+    assert scores.info.spread_ratio[3] < 1 / contrast_whitening._UNLIKE
+
+
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_honest_classes_have_no_valley(seed):
     x, labels, _ = honest(seed)

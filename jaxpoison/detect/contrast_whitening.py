@@ -32,6 +32,9 @@ Scaling = Literal["none", "unit"]
 _EXACT = jax.lax.Precision.HIGHEST
 _FISHER_RANK = 8  # directions that tell the classes apart, in which groups are compared
 _UNLIKE = 1.5  # ratio of two groups' spreads from which they are rows of unlike origin
+# One mode where the other classes are and one far from them, in deviations of their rows: what is
+# there is what no other class has, however alike its rows are (copies, a perturbed class).
+_FAR, _FARTHER = 10.0, 8.0
 _NULL_ROWS = 2048
 _MOST_NULLS = 64  # classes that have draws of their own; more of them share
 _SHARED_DRAWS = 4  # times the draws of one class
@@ -69,9 +72,10 @@ class ContrastWhitening:
     the suspicious one. A trigger adds variance where the others have none, so it becomes v,
     however little of the input it is; as rows are scaled, heavy tails do not.
 
-    Suspicious is the mode whose rows vary more in the directions that tell the classes apart
-    (rows of many classes under one label), else the mode away from the means of the other
-    classes. Not the smaller one: poison may be half of its class, or most of it.
+    Suspicious is the mode away from the means of the other classes, where the other one is among
+    them; where that does not tell, the mode whose rows vary more in the directions that tell the
+    classes apart (rows of many classes under one label), and where neither does, the farther one.
+    Not the smaller one: poison may be half of its class, or most of it.
 
     Attributes:
         scaling: "unit", or "none" to leave the whitened rows as they are.
@@ -364,8 +368,9 @@ def _side(rows: HostArray, is_small: HostArray, others: float) -> tuple[float, f
         return 1.0, np.nan
     spread = [float(part[:, 1:].var(axis=0, dtype=np.float64).sum()) for part in (small, large)]
     ratio = max(spread[0], 1e-12) / max(spread[1], 1e-12)
-    away = abs(small[:, 0].mean() - others) - abs(large[:, 0].mean() - others)
-    sign = 1.0 if away > 0 else -1.0
-    if not 1 / _UNLIKE <= ratio <= _UNLIKE:
+    away = [abs(float(part[:, 0].mean()) - others) for part in (small, large)]
+    sign = 1.0 if away[0] > away[1] else -1.0
+    is_plain = max(away) >= max(_FAR, _FARTHER * min(away))
+    if not is_plain and not 1 / _UNLIKE <= ratio <= _UNLIKE:
         sign = 1.0 if ratio > 1 else -1.0
     return sign, ratio if sign > 0 else 1.0 / ratio
