@@ -116,7 +116,7 @@ class SpectralSignatures:
             block = orthonormal_rows(sketched_bases(stream)["principal"][:, :k])
         else:
             start = host_rng(key).standard_normal((1, k, d))
-            block = orthonormal_rows(np.repeat(start, c, axis=0))
+            block = np.repeat(orthonormal_rows(start), c, axis=0)
         basis, product = np.zeros((c, 0, d)), np.zeros((c, 0, d))
         large = stream.counts >= self.min_rows
         passes, worst = 2, np.inf  # the means before, the projection after

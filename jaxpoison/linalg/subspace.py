@@ -7,6 +7,8 @@ import numpy as np
 from jaxpoison._types import HostArray
 from jaxpoison.linalg.threads import one_thread
 
+_LEAK = 1e-10  # of a new direction into the basis
+
 
 @one_thread()
 def orthonormal_rows(product: HostArray) -> HostArray:
@@ -36,13 +38,24 @@ def new_directions(basis: HostArray, block: HostArray) -> HostArray:
     Returns:
         [c, min(k, d - m), d] float64, orthogonal to the basis.
 
-    **Cost**: c Householder factorisations of d x (m + k).
+    **Cost**: 8 m k d FLOP and c Householder factorisations of d x k; of d x (m + k) where a
+    block adds less than its rows.
     """
     known, d = basis.shape[1:]
-    norm = np.linalg.norm(block, axis=2, keepdims=True)
-    block = block[:, : d - known] / np.where(norm > 0, norm, 1.0)[:, : d - known]
-    # Householder's Q is orthonormal even where the columns depend on each other
-    return orthonormal_rows(np.concatenate([basis, block], axis=1))[:, known:]
+    turned = np.swapaxes(basis, 1, 2)
+    rows = block[:, : d - known]
+    for _ in range(2):  # the second time takes away what rounding left of the first
+        norm = np.linalg.norm(rows, axis=2, keepdims=True)
+        rows = rows / np.where(norm > 0, norm, 1.0)
+        rows = rows - np.matmul(np.matmul(rows, turned), basis)
+    new = orthonormal_rows(rows)
+    # Householder's Q is orthonormal even where the columns depend on each other, but what it then
+    # fills in is orthogonal to the basis only if the basis is among them
+    short = np.abs(np.matmul(new, turned)).max(axis=(1, 2), initial=0.0) > _LEAK
+    if short.any():
+        both = np.concatenate([basis[short], rows[short]], axis=1)
+        new[short] = orthonormal_rows(both)[:, known:]
+    return new
 
 
 @one_thread()
