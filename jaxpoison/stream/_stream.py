@@ -28,15 +28,14 @@ class Fold(Protocol):
     """A statistic of all rows, as a frozen dataclass registered as a pytree.
 
     Array fields are operands, configuration is static: a fold that closed over arrays would be
-    compiled anew for each value. ``merge`` runs on the host on float64 arrays and must be
-    associative.
+    compiled anew for each value. ``merge`` runs on the host, shard by shard in their order.
     """
 
     def update(self, block: Block) -> Any:
         """The partial result of one block, traced."""
 
-    def merge(self, left: Any, right: Any) -> Any:
-        """Two partial results made one, on the host."""
+    def merge(self, carry: Any, part: Any) -> Any:
+        """The carry, in float64 and its own to change, with the partial result of a shard."""
 
     def finish(self, carry: Any) -> Any:
         """The value, on the host."""
@@ -45,9 +44,9 @@ class Fold(Protocol):
 class Additive:
     """A fold whose partial results are added."""
 
-    def merge(self, left: Any, right: Any) -> Any:
-        """Adds leaf by leaf."""
-        return jax.tree.map(np.add, left, right)
+    def merge(self, carry: Any, part: Any) -> Any:
+        """Adds leaf by leaf, in place where that can be: totals may be gigabytes."""
+        return jax.tree.map(_added, carry, part)
 
     def finish(self, carry: Any) -> Any:
         """The sums themselves."""
@@ -149,8 +148,10 @@ class Stream:
         record = self._record("fold", type(fold), fold)
         done, carry = record.load_carry()
         for shard, part in self._pass(update_of, (fold,), done):
-            value = jax.tree.map(lambda a: np.asarray(a, _wide(a)), part.value)
-            carry = value if carry is None else fold.merge(carry, value)
+            if carry is None:
+                carry = jax.tree.map(lambda a: np.array(a, _wide(a)), part.value)
+            else:
+                carry = fold.merge(carry, part.value)
             record.keep_carry(shard + 1, carry, is_last=shard + 1 == self.num_shards)
         return fold.finish(carry)
 
@@ -239,6 +240,11 @@ class Stream:
             return Record(self.journal, key_of_pass(self, verb, fn, operands))
         except Unnamed:
             return Unkept()
+
+
+def _added(total: Any, part: Any) -> Any:
+    is_ours = isinstance(total, np.ndarray) and total.flags.writeable
+    return np.add(total, part, out=total) if is_ours else np.add(total, part)
 
 
 def _wide(a: Any) -> Any:
