@@ -119,6 +119,11 @@ def test_trait_needs_rows_separation_and_depth(said, expected):
     assert is_worth_verifying(trait(**said)) == expected
 
 
+def test_trait_of_a_class_that_is_not_known_proves_nothing():
+    assert grouping.is_confirmed(trait(), HONEST._replace(expected=0.3), 200)
+    assert not grouping.is_confirmed(trait(), HONEST._replace(expected=0.1), 200)
+
+
 @pytest.mark.parametrize(
     ("strength", "ratio", "expected"),
     [

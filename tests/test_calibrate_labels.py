@@ -217,6 +217,17 @@ def test_one_pair_opens_its_own_gate(seed):
     assert np.argwhere(found.pairs).tolist() == [[3, 7]] and found.uniform == 0
 
 
+@pytest.mark.parametrize("unknown", [3, 7])
+def test_a_class_that_is_not_known_opens_no_pair(unknown):
+    """Most of its rows are given other labels: doubt of them is doubt of the classifiers."""
+    depth, other, labels, _ = to_pair(40)
+    assert label_attack(flow(depth, other, labels, CLASSES), 0.9).pairs[3, 7]
+    rows = np.flatnonzero((labels == unknown) & (depth < 0))[:220]
+    depth[rows] = 0.05  # short of a boundary that others took for theirs
+    other[rows] = (unknown + 1) % CLASSES
+    assert not label_attack(flow(depth, other, labels, CLASSES), 0.9).pairs.any()
+
+
 def test_honest_confusion_both_ways_stays_shut():
     """As many rows of either class that look like the other: no attacker takes that trouble."""
     depth, other, labels, _ = to_pair(40)

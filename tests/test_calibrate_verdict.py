@@ -78,6 +78,32 @@ def test_each_part_of_the_evidence_is_needed(said):
     assert decide([group(z=0.0)], [poison(**said)]).verdict == "clean"
 
 
+@pytest.mark.parametrize(
+    ("said", "verdict"),
+    [
+        ({}, "poisoned"),
+        ({"depth": 0.2}, "clean"),
+        ({"depth": float("nan")}, "clean"),
+        ({"diversity": 0.3}, "clean"),
+        ({"expected": 0.2, "agreement": 0.0}, "clean"),
+        ({"agreement": 0.3}, "clean"),
+        ({"log10_p": -4.0}, "clean"),
+        ({"transplant": 1.5}, "clean"),
+    ],
+    ids=str,
+)
+def test_rows_deep_in_many_classes_need_not_be_far_from_home(said, verdict):
+    """Where classes are many all distances are alike: home says nothing, depth does."""
+    near = {"home": 1.1, "depth": 0.9, **said}
+    assert decide([group(z=0.0)], [poison(**near)]).verdict == verdict
+
+
+def test_depth_proves_nothing_of_few_rows_or_features():
+    deep = poison(home=1.1, depth=0.9)
+    assert decide([group(rows=range(9), z=0.0)], [deep]).verdict == "clean"
+    assert decide([group(num_features=12, z=0.0)], [deep]).verdict == "clean"
+
+
 def test_too_few_rows_prove_nothing():
     few = group(rows=range(grouping.MIN_ROWS - 1), z=0.0)
     assert decide([few], [poison(len(few.rows))]).verdict == "clean"

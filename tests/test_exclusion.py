@@ -93,6 +93,28 @@ def test_planted_rows_go_home(fitted):
     assert 0.7 < found.diversity < 1.3  # rows of every class
 
 
+def test_depth_does_not_fade_where_classes_are_many():
+    """120 classes in 128 dimensions: home is hardly farther than another class, but the mean is."""
+    rng = np.random.default_rng(0)
+    y = rng.permutation(np.arange(9600) % 120)
+    x = 0.7 * rng.normal(size=(120, 128))[y] + rng.normal(size=(9600, 128))
+    rows = np.sort(rng.permutation(np.flatnonzero(y != 5))[:60])
+    x[rows] += 0.3 * rng.normal(size=128)
+    y[rows] = 5
+    honest = np.flatnonzero(y == 7)[:60]
+    moved, own = check(x.astype(np.float32), y, [rows, honest])
+    assert moved.home < 1.36 * moved.transplant and moved.agreement < 0.1 < 0.5 < moved.expected
+    assert 0.5 < moved.depth < 1.1
+    assert own.depth < 0.0
+
+
+def test_depth_by_hand():
+    """Rows at the means gain all of their scatter, rows half way none, rows at one point lose it."""
+    means = np.random.default_rng(1).normal(size=(9, 4))
+    for share, depth in ((1.0, 1.0), (0.5, 0.0), (0.0, -1.0)):
+        np.testing.assert_allclose(exclusion._depth(3.0 + share * means, means), depth, atol=1e-12)
+
+
 def test_rows_of_one_source():
     x, y, rows = planted(source=2)
     found = check(x, y, [rows], num_features=512)[0]
@@ -190,7 +212,7 @@ def test_a_whole_class_and_a_single_row(fitted):
 def test_rows_all_equal():
     x, y = np.full((200, 6), 2.0, np.float32), np.arange(200) % 4
     found = check(x, y, [np.flatnonzero(y == 1)[:20]])[0]
-    assert not np.isnan([*found]).any()
+    assert not np.isnan([*found._replace(depth=0.0)]).any() and np.isnan(found.depth)
 
 
 def test_same_key_same_opinion():

@@ -17,6 +17,11 @@ _MAX_LOG10_P = -3.0  # so low an agreement must not be chance
 _MIN_DISPLACEMENT = 1.3  # farther from home than from the classes they came from,
 _DISPLACEMENT_NOISE = 0.6  # over sqrt(rows): the medians of few rows scatter
 _MAX_TRANSPLANT = 1.4  # and ordinary there, up to one common shift
+# Distances to rows fade where classes and dimensions are many. Rows of many classes that lie deep
+# in them by the means are confirmed as well: honest groups that are taken for so many classes
+# reach a depth of -0.2, on digits, MNIST, Fashion-MNIST and 200 cells of it as classes.
+_DEEP_ROWS, _DEEP, _DEEP_DIVERSITY = 10, 0.5, 0.5
+_DEEP_EXPECTED, _DEEP_AGREEMENT, _DEEP_LOG10_P = 0.3, 0.2, -5.0
 # A cluster this far off is reported even when nothing confirms it (clean-label poison keeps its
 # labels): only in many dimensions, where honest data has no such gaps.
 _LONE_SEPARATION = 45.0
@@ -30,6 +35,7 @@ _TRAIT_SEPARATION, _TRAIT_DEPTH = 3.5, 0.2
 _TRAIT_PRODUCT = 2.2  # of the two, where the rows are displaced as well
 _TRAIT_ALONE = 5.0  # where they are not; honest ones reach 2.7
 _TRAIT_DISPLACEMENT, _TRAIT_NOISE = 1.1, 0.4  # and over sqrt(rows); honest ones reach 1.13
+_TRAIT_EXPECTED = 0.2  # of the rest of its class, or doubt of a row is doubt of the classifiers
 _WHITENING_SEPARATION = 7.0  # of two modes behind an open gate; honest classes reach 5.3
 # In tables of few features honest classes have modes and odd corners of their own: they reach 7.9,
 # spread like the rest of their class, traits whose product is 7.6, and displacements of 1.5.
@@ -124,8 +130,27 @@ def is_confirmed(group: Group, check: Exclusion, num_classes: int) -> bool:
         and check.expected >= _ABOVE_CHANCE / num_classes
         and check.log10_p <= _MAX_LOG10_P
         and check.agreement <= MAX_AGREEMENT * check.expected
-        and check.home >= displacement_limit(group) * check.transplant
+        and (_is_displaced(group, check) or _is_deep(group, check))
+    )
+
+
+def _is_displaced(group: Group, check: Exclusion) -> bool:
+    return (
+        check.home >= displacement_limit(group) * check.transplant
         and check.transplant <= _MAX_TRANSPLANT
+    )
+
+
+def _is_deep(group: Group, check: Exclusion) -> bool:
+    return (
+        len(group.rows) >= _DEEP_ROWS
+        and group.num_features >= _FEW_FEATURES
+        and check.expected >= _DEEP_EXPECTED
+        and check.agreement <= _DEEP_AGREEMENT * check.expected
+        and check.log10_p <= _DEEP_LOG10_P
+        and check.transplant <= _MAX_TRANSPLANT
+        and check.diversity >= _DEEP_DIVERSITY
+        and check.depth >= _DEEP
     )
 
 
@@ -137,7 +162,7 @@ def _is_mode(group: Group) -> bool:
 
 
 def _is_trait(group: Group, check: Exclusion) -> bool:
-    if not is_worth_verifying(group):
+    if not is_worth_verifying(group) or check.expected < _TRAIT_EXPECTED:
         return False
     strength = group.separation * group.depth
     if group.num_features < _FEW_FEATURES:

@@ -68,6 +68,14 @@ class Flow(NamedTuple):
         return out
 
     @property
+    def is_known(self) -> HostArray:
+        """[c] bool, whether most of a class's own rows are given its label."""
+        near = self.near.sum(axis=1)
+        agreeing = self.counts - self.pairs.sum(axis=(1, 2))
+        out: HostArray = agreeing >= _MIN_AGREEMENT * (self.counts - near)
+        return out
+
+    @property
     def shallow(self) -> HostArray:
         """[c, c] rows nearer to the boundary than to the other class."""
         out: HostArray = self.pairs[..., :2].sum(axis=2)
@@ -148,7 +156,7 @@ def label_attack(seen: Flow, agreement: float) -> LabelAttack:
     rising = deep_apart >= _RISE * (seen.pairs[..., 1] * seen.apart).sum(axis=1)
     others = (seen.apart * seen.counts).sum(axis=1)
     targets = (seen.by_class >= _CLASS_RATE) & (deep_apart >= _CLASS_DEEP) & rising
-    targets &= 2.0 * deep_apart >= _HONEST_NOISE * others
+    targets &= (2.0 * deep_apart >= _HONEST_NOISE * others) & seen.is_known
     counts = np.maximum(seen.counts, 1)[:, None]
     pairs = (
         (deep >= _PAIR_DEEP)
@@ -157,6 +165,7 @@ def label_attack(seen: Flow, agreement: float) -> LabelAttack:
         & (2.0 * deep >= _HONEST_NOISE * seen.counts)
         & (deep >= _ONE_WAY * (deep.T + 0.5))
         & _is_deepest(seen)
+        & (seen.is_known[:, None] & seen.is_known)
         & (np.minimum(seen.counts[:, None], seen.counts) >= _MIN_CLASS)
     )
     uniform = seen.uniform if seen.uniform >= _UNIFORM_RATE else 0.0

@@ -89,9 +89,12 @@ def _detector_lines() -> str:
 def run(args: argparse.Namespace) -> int:
     """Scans, or prints the plan; returns the exit status."""
     from jaxpoison.cli import output
+    from jaxpoison.cores import use_cores
     from jaxpoison.report import check_out_dir
 
     engine = engine_name(args)
+    if engine == "local":  # where more processes run, each has a device
+        use_cores()
     if args.plan:
         from jaxpoison.scanning import forecast
 

@@ -135,7 +135,8 @@ class ExclusionCheck:
         opinion = phi @ weights
         agreement = float((opinion.argmax(axis=1) == own).mean())
         opinion[:, own] = -np.inf
-        taken_for = np.bincount(opinion.argmax(axis=1), minlength=stream.num_classes)
+        others_of = opinion.argmax(axis=1)
+        taken_for = np.bincount(others_of, minlength=stream.num_classes)
         rest = np.ones(len(stream), np.bool_)
         rest[group] = False
         expected = _mean(fit.agrees[rest & (stream.labels == own)], 0.5)
@@ -150,6 +151,7 @@ class ExclusionCheck:
             home=_transplant(x, fit.x[rest[fit.rows] & ~others], fit.usual),
             source=int(taken_for.argmax()),
             source_share=float(taken_for.max() / max(taken_for.sum(), 1)),
+            depth=_depth(x, folds.class_means(stream)[1][others_of]),
         )
 
 
@@ -241,6 +243,19 @@ def _transplant(x: HostArray, others: HostArray, usual: HostArray) -> float:
     nearest = _distances2(some - shift, others)
     reach = float(np.median(np.sqrt(nearest.min(axis=1))))
     return reach / max(float(np.median(usual)), 1e-12)
+
+
+def _depth(x: HostArray, means: HostArray) -> float:
+    """What rows [r, d] gain by the means [r, d] of other classes, of what is to be gained.
+
+    With a common shift taken out, their scatter about their own class's mean is that about one
+    point, less their scatter about ``means``; rows of those classes gain the scatter of the means.
+    """
+    x, means = x - x.mean(axis=0, dtype=np.float64), means - means.mean(axis=0)
+    between = float((means**2).sum())
+    if between <= 1e-9 * float((x**2).sum()):
+        return float("nan")  # one class, or rows that are all alike
+    return float((x**2).sum() - ((x - means) ** 2).sum()) / between
 
 
 def matched_residuals(

@@ -68,6 +68,8 @@ def _image_rows(params: Any, x: Array) -> Array:
 def _plain_rows(params: Any, x: Array) -> Array:
     """Rows [tiles, t, d] in units of their own, projected."""
     scale, projection = params
+    if isinstance(x, np.ndarray):  # on the host: one new array, not one more of the same values
+        return _projected(np.multiply(x, scale, dtype=np.float32), projection)
     return _projected(x.astype(jnp.float32) * scale, projection)
 
 

@@ -19,7 +19,7 @@ from .hf_schema import check_named, declared_names, image_column_of
 from .labels import Labels, check_labels, number_names
 from .names import X_NAMES, Y_NAMES, is_embedding_name
 
-_PIECE_BYTES = 4 << 20
+_PIECE_BYTES = 16 << 20
 _LABEL_ROWS = 1 << 16
 
 
@@ -76,6 +76,7 @@ class ArrowColumn(Sendable):
             self._at = starts[group]
         while row >= self._at + len(self._piece):
             self._at += len(self._piece)
+            self._piece = self._piece[:0].copy()  # it may lie in a map, which goes with the next
             with decoding(self.name):
                 piece = next(self._pieces, None)
                 if piece is None:
@@ -99,7 +100,7 @@ class ArrowColumn(Sendable):
 
 
 def list_rows(piece: Any, width: int, first_row: int, name: str) -> Array:
-    """A piece of a list column as an array [b, width] of its own.
+    """A piece of a list column as an array [b, width]: its own memory, valid as long as the piece.
 
     Raises:
         DataError: Nulls, or rows of another length; names the row.
@@ -114,8 +115,8 @@ def list_rows(piece: Any, width: int, first_row: int, name: str) -> Array:
                 f"{name}: row {first_row + row} has {lengths[row]} values, row 0 has {width}; "
                 "give rows of equal length"
             )
-    values = piece.flatten().to_numpy(zero_copy_only=False)
-    return np.array(values.reshape(-1, width))  # a copy: the piece may lie in a map
+    values: Array = piece.flatten().to_numpy(zero_copy_only=False)
+    return values.reshape(-1, width)
 
 
 def refuse_nulls(piece: Any, first_row: int, name: str) -> None:

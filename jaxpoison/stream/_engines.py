@@ -16,7 +16,7 @@ from jaxpoison._types import Block, HostArray
 
 from ._records import Journal
 from ._rows import Rows
-from ._steps import Stage, one_each, pass_step, replicated
+from ._steps import Stage, first_devices, one_each, pass_step, replicated
 
 T = TypeVar("T")
 
@@ -153,11 +153,12 @@ class LocalFeed:
     """Rows on a mesh of this process; a background thread reads one group ahead."""
 
     def __init__(self, rows: Rows, mesh: Mesh, budget_bytes: int) -> None:
-        self.rows, self.mesh = rows, mesh
+        # a device without a shard would work on padding, at the cost of the others' cores
+        self.rows, self.mesh = rows, first_devices(mesh, rows.num_shards)
         self._keeps = rows.shard_bytes * rows.num_shards <= budget_bytes
         self._held: list[Group] | None = None
         # which of the devices are of this process: the shards that it reads of each group
-        mine = [d.process_index == jax.process_index() for d in mesh.devices.flat]
+        mine = [d.process_index == jax.process_index() for d in self.mesh.devices.flat]
         self._offset, self._count = mine.index(True), sum(mine)
 
     def place(self, tree: Any) -> Any:

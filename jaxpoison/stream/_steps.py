@@ -63,6 +63,14 @@ def make_mesh(num_devices: int | None = None, *, is_global: bool = False) -> Mes
     return Mesh(np.array(devices[: num_devices or None]), (_AXIS,))
 
 
+def first_devices(mesh: Mesh, count: int) -> Mesh:
+    """The first devices of a mesh of one process, at most so many; all of one of several."""
+    devices = mesh.devices.flat
+    if count >= mesh.size or len({each.process_index for each in devices}) > 1:
+        return mesh
+    return Mesh(np.array(devices[: max(count, 1)]), (_AXIS,))
+
+
 def _spec(*axes: str) -> PartitionSpec:
     return PartitionSpec(*axes)  # type: ignore[no-untyped-call]  # jax leaves it without types
 
