@@ -109,7 +109,7 @@ def test_depth_does_not_fade_where_classes_are_many():
 
 
 def test_depth_by_hand():
-    """Rows at the means gain all of their scatter, rows half way none, rows at one point lose it."""
+    """Rows at the means gain all their scatter, rows half way none; rows at one point lose it."""
     means = np.random.default_rng(1).normal(size=(9, 4))
     for share, depth in ((1.0, 1.0), (0.5, 0.0), (0.0, -1.0)):
         np.testing.assert_allclose(exclusion._depth(3.0 + share * means, means), depth, atol=1e-12)
