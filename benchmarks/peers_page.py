@@ -1,0 +1,162 @@
+"""docs/peers.md out of the records of ``peers.py``.
+
+python benchmarks/peers.py --out peers.jsonl
+python benchmarks/peers_page.py peers.jsonl
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from common import table
+
+_FUSED, _ON_FEATURES = "jaxpoison, fused", "jaxpoison, fused on features"
+_HEAD = """# Beside other tools
+
+Made by `python benchmarks/peers.py --set SET --cases ... --rows N --out FILE` and
+`python benchmarks/peers_page.py FILE`. All tools get the same poisoned rows: ours the raw rows, the
+others the last feature layer of a network trained on them as a scan trains it, cleanlab also class
+probabilities of networks that did not see the row's fold. `benchmarks/peer_tools.py` says which
+documented mode each tool runs in. AUROC of each tool's own scores; flags are each tool's own.
+
+*Best peer* is the best of all modes of all peers on that case, chosen with the truth in hand: no
+user could choose so. A tool that leads a case of ours says so in bold.
+"""
+
+
+def latest(paths: list[str]) -> list[dict[str, Any]]:
+    """Records by set, case and seed; the last one counts."""
+    found: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for path in paths:
+        for line in Path(path).read_text(encoding="utf-8").splitlines():
+            record = json.loads(line)
+            if record.get("benchmark") == "peers" and "case" in record:
+                found[record["set"], record["case"], record["seed"], record["rows"]] = record
+    return list(found.values())
+
+
+def by_case(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row a poisoned case: ours, and the best of the others."""
+    rows = []
+    for record in records:
+        tools = {each["contender"]: each for each in record["tools"]}
+        ours = tools[_FUSED]
+        others = {
+            name: each["AUROC"]
+            for name, each in tools.items()
+            if not name.startswith("jaxpoison") and isinstance(each["AUROC"], int | float)
+        }
+        if not others or ours["AUROC"] is None:
+            continue
+        best = max(others, key=lambda name: others[name])
+        leads = others[best] > ours["AUROC"]
+        rows.append({
+            "set": record["set"],
+            "case": record["case"],
+            "seed": record["seed"],
+            "rows": f"{record['rows']:,}",
+            "jaxpoison scan": _three(ours["AUROC"]),
+            "on the features alone": _three(tools[_ON_FEATURES]["AUROC"]),
+            "best peer": f"**{_three(others[best])}**" if leads else _three(others[best]),
+            "which": best,
+            "flagged: poison / others": _flags(ours),
+        })  # fmt: skip
+    return rows
+
+
+def by_tool(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row a tool: means over the poisoned cases, and what it flags of clean data."""
+    names = list(dict.fromkeys(each["contender"] for r in records for each in r["tools"]))
+    rows = []
+    for name in names:
+        seen = [(r, each) for r in records for each in r["tools"] if each["contender"] == name]
+        poisoned = [each for r, each in seen if r["poisoned"] and _is_number(each["AUROC"])]
+        flags = [e for e in poisoned if _is_number(e["flagged of the poisoned"])]
+        clean = [e["flagged of the others"] for r, e in seen if not r["poisoned"]]
+        if not poisoned:
+            continue
+        rows.append({
+            "tool": name,
+            "cases": len(poisoned),
+            "mean AUROC": _mean(poisoned, "AUROC"),
+            "least": _three(min(each["AUROC"] for each in poisoned)),
+            "TPR at 1 % FPR": _mean(poisoned, "TPR at 1 % FPR"),
+            "flags: of poison": _mean(flags, "flagged of the poisoned"),
+            "of the others": _mean(flags, "flagged of the others"),
+            "of clean data": _three(clean[0]) if clean and _is_number(clean[0]) else "",
+        })  # fmt: skip
+    return rows
+
+
+def speeds(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Medians of the CPU ratios against the toolbox, by shape and detector."""
+    held: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for record in records:
+        for each in record["speed"]:
+            shape = " x ".join(f"{n:,}" for n in record["shape"])
+            held.setdefault((shape, each["detector"]), []).append(each)
+    rows = []
+    for (shape, detector), found in held.items():
+        middle = sorted(found, key=lambda each: each["CPU ratio"])[len(found) // 2]
+        rows.append({
+            "features": shape,
+            "detector": detector,
+            "the same": middle["same"],
+            "ours, CPU s": middle["ours, CPU s"],
+            "ART, CPU s": middle["ART, CPU s"],
+            "ratio": middle["CPU ratio"],
+        })  # fmt: skip
+    return rows
+
+
+def render(records: list[dict[str, Any]]) -> str:
+    """The page."""
+    cases = by_case(records)
+    led = sum("**" in row["best peer"] for row in cases)
+    versions, machine = records[-1]["versions"], records[-1]["machine"]
+    parts = [
+        _HEAD,
+        f"## By case\n\nThe scan leads {len(cases) - led} of {len(cases)} cases.\n",
+        table(cases) + "\n",
+        "## By tool\n\nMeans over the same cases; a ranking alone flags nothing.\n",
+        table(by_tool(records)) + "\n",
+        "## Speed against the toolbox\n\nThe two detectors that both have, on the same features in "
+        "memory, one thread.\n",
+        table(speeds(records)) + "\n",
+        f"{machine['cpu']}, {machine['cores']} cores, "
+        + ", ".join(f"{name} {version}" for name, version in versions.items())
+        + f", scikit-learn {machine['libraries']['scikit-learn']}.\n",
+    ]
+    return "\n".join(parts)
+
+
+def _mean(rows: list[dict[str, Any]], key: str) -> str:
+    return _three(sum(each[key] for each in rows) / len(rows)) if rows else ""
+
+
+def _flags(row: dict[str, Any]) -> str:
+    return f"{_three(row['flagged of the poisoned'])} / {_three(row['flagged of the others'])}"
+
+
+def _three(value: float) -> str:
+    return f"{value:.3f}"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("records", nargs="+", help="files of peers.py; later ones count")
+    page = Path(__file__).resolve().parent.parent / "docs" / "peers.md"
+    parser.add_argument("--out", default=str(page))
+    args = parser.parse_args()
+    Path(args.out).write_text(render(latest(args.records)), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
