@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 from pathlib import Path
 
 import pytest
 
-sys.path.append(str(Path(__file__).resolve().parent.parent / "benchmarks"))
+BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 
-import peers_page
+
+@pytest.fixture
+def peers_page(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    held = {name: sys.modules.pop(name, None) for name in ("common", "peers_page")}
+    yield importlib.import_module("peers_page")
+    for name, module in held.items():
+        sys.modules.pop(name, None)
+        if module is not None:
+            sys.modules[name] = module
 
 
 def tool(name, auroc, flags=(None, None)):
@@ -38,7 +48,7 @@ def record(case="patch", ours=0.9, peer=0.8, poisoned=10, **options):
     }  # fmt: skip
 
 
-def test_a_peer_that_leads_stands_out():
+def test_a_peer_that_leads_stands_out(peers_page):
     behind, ahead = peers_page.by_case([record(), record("warp", ours=0.7, peer=0.75)])
     assert behind["best peer"] == "0.800" and behind["which"] == "ART one"
     assert ahead["best peer"] == "**0.750**"
@@ -46,14 +56,14 @@ def test_a_peer_that_leads_stands_out():
     assert "leads 1 of 2 cases" in page
 
 
-def test_clean_data_have_flags_alone():
+def test_clean_data_have_flags_alone(peers_page):
     records = [record(), record("clean", ours=None, peer=None, poisoned=0)]
     assert [row["case"] for row in peers_page.by_case(records)] == ["patch"]
     (ours, *_) = peers_page.by_tool(records)
     assert ours["cases"] == 1 and ours["mean AUROC"] == "0.900" and ours["of clean data"] == "0.020"
 
 
-def test_the_last_record_of_a_case_counts(tmp_path):
+def test_the_last_record_of_a_case_counts(peers_page, tmp_path):
     paths = [tmp_path / "a.jsonl", tmp_path / "b.jsonl"]
     paths[0].write_text(json.dumps(record(ours=0.5)) + "\n" + json.dumps(record("warp")) + "\n")
     paths[1].write_text(json.dumps(record(ours=0.6)) + "\n" + json.dumps({"benchmark": "other"}))
@@ -61,7 +71,7 @@ def test_the_last_record_of_a_case_counts(tmp_path):
     assert [each["tools"][0]["AUROC"] for each in found] == [pytest.approx(0.6), 0.9]
 
 
-def test_speed_is_the_middle_of_the_cases():
+def test_speed_is_the_middle_of_the_cases(peers_page):
     records = [record(speed=[{"detector": "spectral", "same": "yes", "ours, CPU s": 1.0,
                               "ART, CPU s": ratio, "CPU ratio": ratio}])
                for ratio in (1.0, 9.0, 3.0)]  # fmt: skip
