@@ -114,6 +114,9 @@ def run(only: set[str], folder: Path, out: str | None, keep: bool) -> None:
 
 
 def _one(part: str, shape: Shape | None, folder: Path) -> dict:
+    from jaxpoison.cores import use_cores
+
+    use_cores()  # as the command does
     if part == "ceilings":
         return ceilings()
     assert shape is not None

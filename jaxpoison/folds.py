@@ -13,6 +13,7 @@ import numpy as np
 from jaxpoison import chunks
 from jaxpoison._types import Array, Block, HostArray
 from jaxpoison.kernels import rows_product, tile_grams, tile_project, tile_sketch, tile_sums
+from jaxpoison.kernels._elementwise import cosine, largest
 from jaxpoison.stream import Additive, Stream
 
 GRAM_FLOATS = 1 << 26
@@ -226,7 +227,7 @@ class RandomFeatures:
     def device(self, x: Array) -> Array:
         """[..., p + 1] for rows [..., d], traced."""
         angle = jnp.matmul(x - self.centre, self.weights, precision=jax.lax.Precision.HIGHEST)
-        waves = jnp.cos(angle + self.phase) * np.sqrt(2.0 / self.weights.shape[1])
+        waves = cosine(angle + self.phase) * np.sqrt(2.0 / self.weights.shape[1])
         return jnp.concatenate([waves, jnp.ones_like(waves[..., :1])], axis=-1)
 
     def host(self, x: HostArray) -> HostArray:
@@ -301,7 +302,7 @@ def out_of_fold_agrees(block: Block, features: RandomFeatures, weights: Array) -
             opinion = jnp.matmul(
                 phi[fold :: len(weights)], solved, precision=jax.lax.Precision.HIGHEST
             )
-            agrees = agrees.at[fold :: len(weights)].set(opinion.argmax(axis=-1) == label)
+            agrees = agrees.at[fold :: len(weights)].set(largest(opinion)[1] == label)
         return agrees
 
     return jax.lax.map(tile, (block.x, block.label))
@@ -315,6 +316,6 @@ def _part_agrees(part: Block, features: RandomFeatures, weights: Array) -> Array
         opinion = jnp.matmul(
             phi[:, fold :: len(weights)], solved, precision=jax.lax.Precision.HIGHEST
         )
-        own = opinion.argmax(axis=-1) == part.label[:, None]
+        own = largest(opinion)[1] == part.label[:, None]
         agrees = agrees.at[:, fold :: len(weights)].set(own)
     return agrees

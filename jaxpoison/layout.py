@@ -32,13 +32,14 @@ class Layout:
     @classmethod
     def of(cls, num_rows: int, row_bytes: int, num_classes: int) -> Layout:
         """The layout for so many rows of so many bytes in so many classes."""
-        rows = _rows_in(_BLOCK_BYTES, row_bytes)
+        rows, tiles_a_class = _rows_in(_BLOCK_BYTES, row_bytes), 8
         if rows < _FEW_ROWS * num_classes:
             # and each shard's partial results, a value a class or more, are moved less often
             wanted = 1 << int(np.ceil(np.log2(_ENOUGH_ROWS * num_classes)))
             rows = max(rows, min(wanted, _rows_in(_MANY_CLASSES_BYTES, row_bytes)))
+            tiles_a_class = 4  # an eighth is padding, but a loop over half as many tiles
         rows = min(rows, 1 << max(8, int(np.ceil(np.log2(max(num_rows, 2))))))
-        tile = 1 << max(3, min(8, int(np.log2(max(rows // (8 * num_classes), 8)))))
+        tile = 1 << max(3, min(8, int(np.log2(max(rows // (tiles_a_class * num_classes), 8)))))
         return cls(rows, tile, -(-rows // tile) + min(num_classes, rows))
 
     def block(

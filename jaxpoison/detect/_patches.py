@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxpoison._types import Array, HostArray
 from jaxpoison.detect._detector import Key, host_rng
+from jaxpoison.kernels._elementwise import cosine
 from jaxpoison.linalg import one_thread
 from jaxpoison.stream import Stage, Stream
 
@@ -95,7 +96,7 @@ def _wave_rows(params: Any, x: Array) -> Array:
     mean, scale, weights, phase = params
     x = (x.astype(jnp.float32) - mean) * scale
     angle = jnp.matmul(x, weights, precision=jax.lax.Precision.HIGHEST) + phase
-    return jnp.cos(angle)
+    return cosine(angle)
 
 
 def views_of(stream: Stream, num_features: int, grid: int, *, key: Key) -> Views:

@@ -28,6 +28,7 @@ from jaxpoison.detect._discriminants import (
 )
 from jaxpoison.detect._patches import Views, views_of
 from jaxpoison.detect._ridge_views import NormalEquations
+from jaxpoison.kernels._elementwise import largest
 from jaxpoison.stream import Stage, Stream, compiled
 
 _DEEP = 1.0
@@ -117,12 +118,11 @@ class _Judge:
             scores = jnp.matmul(phi, self.weights[q], precision=exact) + self.bias[q]
             log = jnp.matmul(scores, self.head[q], precision=exact) - self.offset[q]
             is_own = jnp.arange(log.shape[-1]) == label[..., None]
-            own = jnp.where(is_own, log, 0.0).sum(axis=-1)
-            others = jnp.where(is_own, -jnp.inf, log)
-            top = others.max(axis=-1)
+            own = jnp.take_along_axis(log, label[..., None], axis=-1)[..., 0]
+            top, other = largest(jnp.where(is_own, -jnp.inf, log))
             known = jnp.isfinite(own) & jnp.isfinite(top)
             margins.append(jnp.where(known, top - own, 0.0))
-            best.append(others.argmax(axis=-1))
+            best.append(other)
         return jnp.stack(margins, axis=-1), jnp.stack(best, axis=-1)
 
 

@@ -117,24 +117,27 @@ class SpectralSignatures:
         else:
             start = host_rng(key).standard_normal((1, k, d))
             block = np.repeat(orthonormal_rows(start), c, axis=0)
-        basis, product = np.zeros((c, 0, d)), np.zeros((c, 0, d))
+        room = min(d, k * self.max_passes, max(_HELD_FLOATS // (c * d), 2 * k))
+        held, size = np.empty((2, c, room, d)), 0
         large = stream.counts >= self.min_rows
         passes, worst = 2, np.inf  # the means before, the projection after
         for _ in range(self.max_passes):
             passes += 1
-            basis = np.concatenate([basis, block], axis=1)
-            product = np.concatenate([product, folds.sketch(stream, block, mean, counts)], axis=1)
+            new = slice(size, size + block.shape[1])
+            held[0][:, new], held[1][:, new] = block, folds.sketch(stream, block, mean, counts)
+            size = new.stop
+            basis, product = held[:, :, :size]
             spectrum, ritz, turned = rayleigh_ritz(basis, product, k)
             rest = turned - spectrum[:, :, None] * ritz
             scale = np.maximum(spectrum[:, 0], 1e-30)
             residual = np.linalg.norm(rest[:, 0], axis=1) / scale
             before, worst = worst, residual[large].max(initial=0.0)
             converged = bool(worst <= self.tolerance or before / 2 < worst <= _ROUNDING)
-            if converged or basis.shape[1] == d:
+            if converged or size == d:
                 break
-            if basis.size + block.size > _HELD_FLOATS:
-                basis, product = ritz, turned
-            block = new_directions(basis, rest)
+            if size + min(k, d - size) > room:
+                held[:, :, :k], size = (ritz, turned), k
+            block = new_directions(held[0][:, :size], rest)
         largest = ritz[np.arange(c), 0, np.abs(ritz[:, 0]).argmax(axis=1)]
         top = ritz[:, 0] * np.sign(largest)[:, None]
         padded = np.ones((c, 2))
