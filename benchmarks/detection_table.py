@@ -20,8 +20,7 @@ from jaxpoison.evaluate.suites import load_suite
 
 _MARKS = "<!-- detection: benchmarks/detection_table.py -->", "<!-- end of detection -->"
 _LEFT_OUT = ("clean", "noise 5 %", "corrupt 5 %", "adaptive spectrum 2 %",
-             "label-consistent 1/2 of its class", "feature collision 1 %",
-             "bullseye polytope 1 %")  # fmt: skip
+             "feature collision 1 %", "bullseye polytope 1 %")  # fmt: skip
 _TITLES = {
     "fashion_mnist": "Fashion-MNIST, 12,000",
     "digits": "digits, 1,438",
