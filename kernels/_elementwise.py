@@ -13,12 +13,14 @@ if TYPE_CHECKING:  # shapes in signatures; the package runs without jaxtyping
 
 _TURN = (6.28125, 0.0019353071795864769)  # 2 pi, its first part with few enough bits for q times it
 # of cos(2 pi r), by powers of r^2 on [-1/2, 1/2]: Chebyshev fit, largest error 1.2e-10
-_COSINE = (0.999999999885554, -19.739208743453936, 64.93938907589313, -85.45665831477923,
-           60.24213133805978, -26.40466818529599, 7.8001314306826215, -1.4531123071412873)  # fmt: skip
+_COSINE = (
+    0.999999999885554, -19.739208743453936, 64.93938907589313, -85.45665831477923,
+    60.24213133805978, -26.40466818529599, 7.8001314306826215, -1.4531123071412873,
+)  # fmt: skip
 
 
-def cosine(angle: Float[Array, "..."]) -> Float[Array, "..."]:
-    """``cos`` of float32 angles, to 1e-6 for angles up to 1e4 and within [-1, 1] for all finite ones.
+def cosine(angle: Float[Array, "*b"]) -> Float[Array, "*b"]:
+    """``cos`` of float32 angles, to 1e-6 up to 1e4 and within [-1, 1] for all finite ones.
 
     The library's function is called for one value at a time there: 8 ns each, this 1 ns.
 

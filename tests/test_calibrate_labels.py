@@ -219,12 +219,11 @@ def test_one_pair_opens_its_own_gate(seed):
 
 @pytest.mark.parametrize("unknown", [3, 7])
 def test_a_class_that_is_not_known_opens_no_pair(unknown):
-    """Most of its rows are given other labels: doubt of them is doubt of the classifiers."""
+    """Most of its rows are given other labels: that is doubt of the classifiers."""
     depth, other, labels, _ = to_pair(40)
     assert label_attack(flow(depth, other, labels, CLASSES), 0.9).pairs[3, 7]
     rows = np.flatnonzero((labels == unknown) & (depth < 0))[:220]
-    depth[rows] = 0.05  # short of a boundary that others took for theirs
-    other[rows] = (unknown + 1) % CLASSES
+    depth[rows], other[rows] = 0.05, (unknown + 1) % CLASSES
     assert not label_attack(flow(depth, other, labels, CLASSES), 0.9).pairs.any()
 
 
@@ -382,8 +381,7 @@ def test_least_depth_estimates_the_honest_share(seed):
 def test_slips_of_a_common_class_into_a_rare_one_are_no_attack(slips, opens):
     """0.3 % of a class of 3,300 rows are a sixth of one of 60."""
     rng = np.random.default_rng(0)
-    labels = np.repeat([0, 1], [60, 3300])
-    labels = np.concatenate([labels, np.repeat([2, 3], [500, 500])])
+    labels = np.repeat([0, 1, 2, 3], [60, 3300, 500, 500])
     depth, other = np.full(len(labels), -1.0), (labels + 1) % 4
     rows = np.flatnonzero(labels == 1)[:slips]
     depth, other, labels, _ = carried(rng, depth, other, labels, rows, -1)
