@@ -22,7 +22,7 @@ For a thousand classes, on two cores, one million rows of 512 features:
 - *Spectral*, 2.5 s aimed at: new directions projected and factorised alone instead of with the
   whole basis (eight times as fast), one CPU device a core (a pass is a loop over small tiles, one
   thread each), tiles of 16 rows instead of 8 (an eighth more padding, half the steps), bases held
-  in place: 9.7 s to 4.3 s. Tiles of 32 give 4.5 s with a quarter of padding. Before: a start from
+  in place: 9.7 s to 5.4 s. Tiles of 32 gain no more, for a quarter of padding. Before: a start from
   the shared coordinates, larger shards, the next step started before the host adds the values of
   the last one (no gain, not kept). Left are six passes of .4 s, and 1.3 s of sums and bases.
 - *The whole scan*, 120 s aimed at: products of a class's rows on the host beyond 128 classes
