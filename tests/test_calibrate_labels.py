@@ -372,7 +372,7 @@ def test_least_depth_estimates_the_honest_share(seed):
     wrong, honest = np.abs(rng.normal(1.0, 0.3, 2000)), rng.exponential(0.15, 2000)
     for fdr in (0.05, 0.2):
         limit = labelling._least_depth(np.r_[wrong, honest], fdr)
-        share = (honest > limit).sum() / ((honest > limit).sum() + (wrong > limit).sum())
+        share = (honest > limit).sum() / (np.r_[honest, wrong] > limit).sum()
         assert share < fdr + 0.03 and (wrong > limit).mean() > 0.85
     assert labelling._least_depth(wrong, 0.05) < 0.6  # without honest rows nearly all
 
@@ -380,11 +380,10 @@ def test_least_depth_estimates_the_honest_share(seed):
 @pytest.mark.parametrize(("slips", "opens"), [(10, False), (40, True)])
 def test_slips_of_a_common_class_into_a_rare_one_are_no_attack(slips, opens):
     """0.3 % of a class of 3,300 rows are a sixth of one of 60."""
-    rng = np.random.default_rng(0)
     labels = np.repeat([0, 1, 2, 3], [60, 3300, 500, 500])
     depth, other = np.full(len(labels), -1.0), (labels + 1) % 4
     rows = np.flatnonzero(labels == 1)[:slips]
-    depth, other, labels, _ = carried(rng, depth, other, labels, rows, -1)
+    depth, other, labels, _ = carried(np.random.default_rng(0), depth, other, labels, rows, -1)
     found = label_attack(flow(depth, other, labels, 4), 0.9)
     assert bool(found.pairs[0, 1]) == opens
     assert found.uniform == 0 and (opens or not found.targets.any())

@@ -98,6 +98,25 @@ def test_rows_deep_in_many_classes_need_not_be_far_from_home(said, verdict):
     assert decide([group(z=0.0)], [poison(**near)]).verdict == verdict
 
 
+def test_what_decided_is_named_with_its_own_threshold():
+    """A report shows no value short of the threshold beside a verdict that it gave."""
+    near = {"home": 1.1, "depth": 0.9}
+    mode = group(detector="whitening", separation=20.0)
+    trait = group(detector="trait", separation=6.0, depth=0.9)
+    cases = [
+        (group(), poison(), "distance"),
+        (group(), poison(**near), "depth in"),
+        (mode, poison(home=1.0), "separation of two modes"),
+        (trait, poison(home=1.0), "separation of a trait"),
+    ]
+    for each, check, name in cases:
+        assert grouping.is_confirmed(each, check, 10)
+        statistic, value, threshold = grouping.decisive(each, check)
+        assert statistic.startswith(name) and value >= threshold
+    statistic, value, threshold = grouping.decisive(group(), HONEST)
+    assert statistic.startswith("distance") and value < threshold
+
+
 def test_depth_proves_nothing_of_few_rows_or_features():
     deep = poison(home=1.1, depth=0.9)
     assert decide([group(rows=range(9), z=0.0)], [deep]).verdict == "clean"

@@ -172,6 +172,22 @@ def _is_trait(group: Group, check: Exclusion) -> bool:
     return strength >= _TRAIT_ALONE or (strength >= _TRAIT_PRODUCT and is_displaced)
 
 
+def decisive(group: Group, check: Exclusion) -> tuple[str, float, float]:
+    """What confirms a group, or comes nearest to it: a statistic, its value and its threshold."""
+    away = check.home / max(check.transplant, 1e-6)
+    displaced = "distance to its own class, of that to other classes"
+    if not _is_displaced(group, check):
+        if _is_deep(group, check):
+            return "depth in the classes it is taken for", check.depth, _DEEP
+        if group.detector == "whitening" and _is_mode(group):
+            limit = _WHITENING_SEPARATION
+            return "separation of two modes of the class", group.separation, limit
+        if group.detector == "trait" and _is_trait(group, check):
+            limit = _TRAIT_PRODUCT if group.num_features >= _FEW_FEATURES else _FEW_PRODUCT
+            return "separation of a trait, times its depth", group.separation * group.depth, limit
+    return displaced, away, displacement_limit(group)
+
+
 def is_lone(group: Group) -> bool:
     """Whether a group is so far off that it is reported unconfirmed."""
     if group.detector == "whitening":

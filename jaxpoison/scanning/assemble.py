@@ -10,7 +10,7 @@ import numpy as np
 from jaxpoison import calibrate
 from jaxpoison._types import DETECTOR_NAMES, Exclusion, HostArray
 from jaxpoison.calibrate.gates import rule_of
-from jaxpoison.calibrate.groups import Finding, Group, displacement_limit, is_confirmed
+from jaxpoison.calibrate.groups import Finding, Group, decisive, is_confirmed
 from jaxpoison.detect.label_views import Opinion
 from jaxpoison.layout import ClassRows
 from jaxpoison.report import ClassPicture, Example, Pictures, Report
@@ -145,13 +145,14 @@ def _rows_of_evidence(out: Outcome, target: int) -> tuple[dict[str, Any], ...]:
 
 
 def _row_of_check(group: Group, check: Exclusion, num_classes: int) -> dict[str, Any]:
-    """How much farther a group is from home than from other classes, the decisive part."""
+    """What decided about a group."""
+    statistic, value, threshold = decisive(group, check)
     return {
         "detector": "exclusion",
         "space": f"{group.detector} in {group.space}",
-        "statistic": "distance to its own class, of that to other classes",
-        "value": round(check.home / max(check.transplant, 1e-6), 4),
-        "threshold": round(displacement_limit(group), 4),
+        "statistic": statistic,
+        "value": round(value, 4),
+        "threshold": round(threshold, 4),
         "null": f"{1 - check.agreement:.0%} taken for other classes without their own labels' "
         f"help, {1 - check.expected:.0%} of the rest of the class",
         "fired": is_confirmed(group, check, num_classes),
