@@ -1,7 +1,9 @@
 """docs/peers.md out of the records of ``peers.py``.
 
-python benchmarks/peers.py --out peers.jsonl
-python benchmarks/peers_page.py peers.jsonl
+    python benchmarks/peers.py --out peers.jsonl
+    python benchmarks/peers_page.py peers.jsonl
+
+Of records of one set, case and seed the last one counts.
 """
 
 from __future__ import annotations
@@ -47,7 +49,7 @@ def by_case(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
         others = {
             name: each["AUROC"]
             for name, each in tools.items()
-            if not name.startswith("jaxpoison") and isinstance(each["AUROC"], int | float)
+            if not name.startswith("jaxpoison") and _is_number(each["AUROC"])
         }
         if not others or ours["AUROC"] is None:
             continue

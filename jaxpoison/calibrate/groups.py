@@ -19,7 +19,7 @@ _DISPLACEMENT_NOISE = 0.6  # over sqrt(rows): the medians of few rows scatter
 _MAX_TRANSPLANT = 1.4  # and ordinary there, up to one common shift
 # Distances to rows fade where classes and dimensions are many. Rows of many classes that lie deep
 # in them by the means are confirmed as well: honest groups that are taken for so many classes
-# reach a depth of -0.2, on digits, MNIST, Fashion-MNIST and 200 cells of it as classes.
+# reach a depth of -0.2, on digits, Fashion-MNIST and 200 cells of it as classes.
 _DEEP_ROWS, _DEEP, _DEEP_DIVERSITY = 10, 0.5, 0.5
 _DEEP_EXPECTED, _DEEP_AGREEMENT, _DEEP_LOG10_P = 0.3, 0.2, -5.0
 # A cluster this far off is reported even when nothing confirms it (clean-label poison keeps its

@@ -93,8 +93,6 @@ def run(args: argparse.Namespace) -> int:
     from jaxpoison.report import check_out_dir
 
     engine = engine_name(args)
-    if engine == "local":  # where more processes run, each has a device
-        use_cores()
     if args.plan:
         from jaxpoison.scanning import forecast
 
@@ -105,6 +103,8 @@ def run(args: argparse.Namespace) -> int:
     is_one = not engine.startswith("spmd")
     if is_one:  # of several, the first one may be faster
         check_out_dir(args.out, resume=args.resume)
+    if engine == "local":  # where more processes run, each has a device
+        use_cores()
     try:
         quiet = args.quiet or not (is_one or args.process == 0)
         plan = make_plan(args)

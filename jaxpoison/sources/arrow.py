@@ -100,7 +100,7 @@ class ArrowColumn(Sendable):
 
 
 def list_rows(piece: Any, width: int, first_row: int, name: str) -> Array:
-    """A piece of a list column as an array [b, width]: its own memory, valid as long as the piece.
+    """A piece of a list column as an array [b, width], in its memory: valid as long as the piece.
 
     Raises:
         DataError: Nulls, or rows of another length; names the row.
