@@ -19,6 +19,8 @@ from jaxpoison.stream import Additive, Stream
 GRAM_FLOATS = 1 << 26
 """Per-class second moments are held while c * d^2 stays below this (256 MB of float32)."""
 
+_LARGE_TILE = 64  # rows; for fewer all weights would be read again and again
+
 _EPSILON = float(np.finfo(np.float32).eps)
 
 
@@ -241,23 +243,30 @@ class RandomFeatures:
 @partial(
     jax.tree_util.register_dataclass,
     data_fields=["features"],
-    meta_fields=["num_classes", "num_folds"],
+    meta_fields=["num_classes", "num_folds", "places"],
 )
 @dataclass(frozen=True)
 class RidgeEquations(Additive):
     """Normal equations of one-hot regression on random features, one set a fold.
 
     A row belongs to fold ``place in its tile mod num_folds``: tiles are class-pure, so every class
-    is split over the folds, small ones too.
+    is split over the folds, small ones too. Only the first ``places`` rows of a tile teach, None
+    for all: a share of every class.
     """
 
     features: RandomFeatures
     num_classes: int
     num_folds: int
+    places: int | None = None
 
     def update(self, block: Block) -> tuple[Array, Array]:
         """Grams [folds, p, p] and targets [folds, p, c] of a block."""
-        if chunks.is_large(block):
+        is_large = chunks.is_large(block)
+        if self.places is not None:
+            x, label, mask, ids = block
+            x, mask, ids = (a[:, : self.places] for a in (x, mask, ids))
+            block = Block(x, label, mask, ids)
+        if is_large:
             return self._by_parts(block)
         phi = self.features.device(block.x) * block.mask[..., None]
         label = jax.nn.one_hot(block.label, self.num_classes)
@@ -291,7 +300,7 @@ class RidgeEquations(Additive):
 
 def out_of_fold_agrees(block: Block, features: RandomFeatures, weights: Array) -> Array:
     """Whether each row gets its own label from the weights [folds, p, c] of the other folds."""
-    if chunks.is_large(block):
+    if chunks.is_large(block) or block.mask.shape[1] < _LARGE_TILE:
         return chunks.map_parts(partial(_part_agrees, features=features, weights=weights), block)
 
     def tile(args: tuple[Array, Array]) -> Array:

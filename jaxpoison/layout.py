@@ -71,11 +71,9 @@ class Layout:
         if x is None or not len(labels):
             rows[...] = 0
         else:
-            order = np.argsort(labels, kind="stable")
-            classes, counts = np.unique(labels, return_counts=True)
+            order, classes, counts, within = _by_class(labels)
             tiles = -(-counts // self.tile)
             first_row = (np.cumsum(tiles) - tiles) * self.tile
-            within = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
             slot = np.repeat(first_row, counts) + within
             taken = np.zeros(slots, np.intp)
             taken[slot] = order
@@ -87,6 +85,22 @@ class Layout:
             ids[slot] = start + order
         tiled = (self.tiles, self.tile)
         return Block(rows.reshape(*tiled, *shape), label, mask.reshape(tiled), ids.reshape(tiled))
+
+    def places(self, labels: HostArray) -> HostArray:
+        """The place [n] of each row in its tile, of all rows by their labels [n]."""
+        out = np.empty(len(labels), np.int64)
+        for start in range(0, len(labels), self.rows):
+            order, _, _, within = _by_class(labels[start : start + self.rows])
+            out[start + order] = within % self.tile
+        return out
+
+
+def _by_class(labels: HostArray) -> tuple[HostArray, HostArray, HostArray, HostArray]:
+    """Rows in the order of their classes, the classes, their sizes, and each row's place in its."""
+    order = np.argsort(labels, kind="stable")
+    classes, counts = np.unique(labels, return_counts=True)
+    within = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return order, classes, counts, within
 
 
 class ClassRows:

@@ -70,6 +70,41 @@ def test_exclusion_equals_a_refit_without_the_group(fitted):
     assert found.source == counts.argmax() and found.source_share == counts.max() / len(rows)
 
 
+def test_a_share_of_each_class_teaches_where_rows_are_many(monkeypatch):
+    monkeypatch.setattr(exclusion, "_TEACHING_ROWS", 600)
+    x, y, rows = planted()
+    stream = data.stream_of(x, y)
+    fit = ExclusionCheck().fit(stream, key=KEY)
+    share = fit.taught.mean()
+    assert 0.25 < share < 0.6
+    for c in range(10):
+        assert 0.2 < fit.taught[stream.labels == c].mean() < 0.8
+    # the equations are those of these rows, and a group is taken out of them exactly
+    phi = fit.features.host(stream.take(np.arange(len(stream))))
+    taught = phi[fit.taught]
+    np.testing.assert_allclose(fit.gram, taught.T @ taught, rtol=1e-4, atol=1e-3)
+    found = ExclusionCheck().check(stream, fit, [rows])[0]
+    inside = np.concatenate([rows, np.setdiff1d(np.flatnonzero(fit.taught), rows)])
+    want = reference.ridge_opinion(
+        phi[inside], stream.labels[inside], 10, fit.ridge, np.arange(len(rows))
+    )
+    assert found.agreement == pytest.approx((want.argmax(axis=1) == TARGET).mean(), abs=0.02)
+    assert found.agreement < 0.2 < 0.8 < found.expected and found.num_rows == 80
+    # the others are judged by what never saw them
+    settled = np.setdiff1d(np.arange(len(y)), rows)
+    agreed = [fit.agrees[settled][fit.taught[settled] == seen].mean() for seen in (True, False)]
+    assert min(agreed) > 0.85 and abs(agreed[0] - agreed[1]) < 0.05
+
+
+def test_a_group_that_does_not_teach_is_judged_too(monkeypatch):
+    monkeypatch.setattr(exclusion, "_TEACHING_ROWS", 600)
+    x, y, rows = planted()
+    stream = data.stream_of(x, y)
+    fit = ExclusionCheck().fit(stream, key=KEY)
+    found = ExclusionCheck().check(stream, fit, [rows[~fit.taught[rows]]])[0]
+    assert found.agreement < found.expected
+
+
 def test_exclusion_in_float64_is_exact(fitted):
     """The algebra itself, without the rounding of the device's sums."""
     stream, fit, rows = fitted

@@ -150,6 +150,37 @@ def test_a_sample_of_all_rows_is_all_rows():
         assert np.array_equal(a, b)
 
 
+def test_a_few_rows_known_to_be_poison_touch_the_opinion_of_their_class_alone():
+    x, labels, wrong = given.flipped(seed=3, n=3000, num_classes=20)
+    detector = dataclasses.replace(SMALL, max_rows=900)
+    stream = given.stream_of(x, labels)
+    before = detector.judge(stream, key=KEY)
+    known = wrong & (labels == 7)
+    after = detector.rejudge(stream, before, known, key=KEY)
+    every = detector._opinion(stream, detector._fitted(stream, KEY), before.doubted, known)
+    touched = (labels == 7) | (before.taken_for == 7)
+    touched[before.space.rows] = True
+    assert 0 < touched.sum() < len(x) / 2
+    for name in ("margins", "depth", "taken_for", "worst"):
+        mended, whole, was = (getattr(each, name) for each in (after, every, before))
+        np.testing.assert_allclose(mended[touched], whole[touched], rtol=1e-4, atol=1e-3)
+        assert np.array_equal(mended[~touched], was[~touched])
+    assert not np.allclose(after.margins[labels == 7], before.margins[labels == 7], atol=1e-3)
+    # what is left of it: nearly nothing
+    assert np.abs(every.margins - before.margins)[~touched].mean() < 0.2 * before.margins.std()
+
+
+def test_many_rows_known_to_be_poison_touch_all():
+    x, labels, wrong = given.flipped(seed=3, n=1500)
+    detector = dataclasses.replace(SMALL, max_rows=600)
+    stream = given.stream_of(x, labels)
+    before = detector.judge(stream, key=KEY)
+    after = detector.rejudge(stream, before, wrong, key=KEY)
+    every = detector._opinion(stream, detector._fitted(stream, KEY), before.doubted, wrong)
+    for a, b in zip(after[:5], every[:5], strict=True):
+        assert np.array_equal(a, b)
+
+
 def test_judges_of_further_rows_are_the_mean_over_folds(monkeypatch):
     """What rows beyond the sample get equals the discriminants of the mean weights."""
     x, labels, _ = given.flipped(seed=3)

@@ -97,3 +97,15 @@ def test_layout_follows_from_the_shape_alone():
     assert Layout.of(60_000, 784, 10) == Layout.of(60_000, 784, 10)
     assert Layout.of(10, 4, 2).rows == 256  # tiny data is one small shard
     assert Layout.of(10**9, 1 << 30, 10).rows == 256  # huge rows: few at a time
+
+
+def test_places_are_those_in_the_tiles_of_the_blocks():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 7, 1000)
+    layout = Layout(rows=256, tile=8, tiles=256 // 8 + 7)
+    places = layout.places(labels)
+    for start in range(0, len(labels), 256):
+        mine = labels[start : start + 256]
+        block = layout.block(np.zeros((len(mine), 1)), mine, start, ((1,), np.dtype(np.float32)))
+        _, place = np.nonzero(block.mask)
+        assert np.array_equal(places[block.ids[block.mask > 0]], place)

@@ -53,6 +53,27 @@ def test_half_of_a_group_is_completed(case):
     assert found.overlap >= 0.95
 
 
+def test_classes_that_are_held_are_divided_as_in_a_pass(monkeypatch):
+    rng = np.random.default_rng(2)
+    y = rng.permutation(np.arange(3000) % 20)
+    x = (rng.normal(size=(3000, 24)) + 2.0 * rng.normal(size=(20, 24))[y]).astype(np.float32)
+    moved = np.sort(rng.permutation(np.flatnonzero(y != 4))[:30])
+    x[moved, 0] += 12.0
+    y[moved] = 4
+    stream, fit = seen(x, y)
+    mixed = np.union1d(moved, np.flatnonzero((y == 4) & fit.agrees)[:10])
+    for is_mixed in (False, True):
+        got = []
+        for few in (8, len(x)):
+            monkeypatch.setitem(detect.refine.__globals__, "_FEW", few)
+            (found,) = detect.refine(stream, fit, [mixed], is_mixed=is_mixed)
+            got.append(found)
+        held, passed = got
+        assert np.isin(moved, held.rows[held.log_odds > 0]).mean() > 0.9
+        np.testing.assert_allclose(held.log_odds, passed.log_odds, rtol=1e-3, atol=1e-3)
+        assert held.separation == pytest.approx(passed.separation, rel=1e-3)
+
+
 def test_mixed_rows_find_the_shift_that_some_share():
     x, y, truth = planted(rows=40, seed=3)
     wrong = np.flatnonzero(y == 3)[:40]  # plain label errors beside the poison

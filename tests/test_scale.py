@@ -173,7 +173,7 @@ def test_both_bases_come_from_the_same_passes(monkeypatch):
     coordinates.coordinates(stream, "principal", 4)
     first = source.read_rows
     coordinates.coordinates(stream, "contrast", 4)
-    assert source.read_rows - first == len(x)  # the projection alone
+    assert source.read_rows == first
 
 
 @pytest.mark.parametrize("most", [2, 128])

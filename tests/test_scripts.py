@@ -247,11 +247,17 @@ def test_the_first_failing_check_ends_the_run(checks, monkeypatch, capsys):
     assert "why it failed\nscripts/test: second failed" in printed.err
 
 
+SIDE_BY_SIDE = ["-n", "2", "--dist", "loadfile"]
+
+
 @pytest.mark.parametrize(
     ("given", "passed"),
     [
-        ([], ["-m", "not slow"]),
-        (["--all"], []),
+        ([], ["-m", "not slow", *SIDE_BY_SIDE]),
+        (["--all"], SIDE_BY_SIDE),
+        (["--all", "-x"], [*SIDE_BY_SIDE, "-x"]),
+        (["--all", "--pdb"], ["--pdb"]),
+        (["--all", "-n3"], ["-n3"]),
         (["-k", "cli"], ["-m", "not slow", "-k", "cli"]),
         (["--all", "-x", "tests/test_cli.py"], ["-x", "tests/test_cli.py"]),
     ],

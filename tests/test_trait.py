@@ -99,6 +99,7 @@ def opinion_of(x, margins, depth, taken_for, doubted, rows=None):
         depth.astype(np.float32),
         taken_for.astype(np.int32),
         doubted,
+        margins.astype(np.float32),
         space,
     )
 

@@ -19,7 +19,8 @@ _CELLS = 512
 _PROBES = 8  # cells that each row looks into
 _STEPS = 4  # of k-means, from leaders drawn evenly
 _LARGEST = 4  # times the mean size of a cell, beyond which it is cut
-_READ_BYTES, _CHUNK_ROWS = 1 << 27, 1 << 11  # of rows read, and looked at, at a time
+_READ_BYTES = 1 << 27  # of rows read at a time
+_CHUNK_ROWS = 1 << 14  # looked at at a time: enough that some hundred of them share a cell
 _CANCELLED = 1e-3  # of the squared norms: squared distances below it are computed again
 _WORKERS = 4
 _MANY_CLASSES = 128  # beyond which the rows of a class in a block are few
@@ -123,11 +124,21 @@ def search(
 
 
 def _blocks(stream: Stream, projection: HostArray) -> Iterator[tuple[int, HostArray]]:
+    """Row numbers and rows, in order; a thread reads one block ahead."""
     step = max(_READ_BYTES // (4 * int(np.prod(stream.row_shape))), 1)
-    for start in range(0, len(stream), step):
+    starts = range(0, len(stream), step)
+
+    def read(start: int) -> HostArray:
         x = rows_between(stream, start, min(start + step, len(stream)))
         x = np.asarray(x, np.float32).reshape(len(x), -1)
-        yield start, x @ projection if projection.size else x
+        return x @ projection if projection.size else x
+
+    with ThreadPoolExecutor(1) as reader:
+        ahead = [reader.submit(read, start) for start in starts[:1]]
+        for i, start in enumerate(starts, 1):
+            x = ahead.pop().result()
+            ahead += [reader.submit(read, after) for after in starts[i : i + 1]]
+            yield start, x
 
 
 def _of_rows(x: HostArray, start: int, cells: Cells, k: int) -> tuple[HostArray, HostArray]:

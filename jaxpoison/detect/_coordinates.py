@@ -62,7 +62,7 @@ def coordinates(stream: Stream, basis: Basis, rank: int) -> HostArray:
     Raises:
         ValueError: More than 20 directions are asked for.
 
-    **Cost**: two passes while per-class second moments are held, else seven and one for both bases
+    **Cost**: two passes while per-class second moments are held, else eight for both bases
     together; c eigenproblems. Beyond 2^25 values of all bases the rows are first projected on fewer
     random directions.
     """
@@ -77,12 +77,25 @@ def coordinates(stream: Stream, basis: Basis, rank: int) -> HostArray:
         if folds.holds_grams(stream.num_classes, mean.shape[1]):
             moments = folds.class_moments(stream)
             return folds.project(stream, _bases(stream, basis, _RANK, moments), moments.mean)
-        inner = _thin(stream, mean.shape[1])
-        _, mean = folds.class_means(inner)
-        return folds.project(inner, sketched_bases(inner)[basis], mean)
+        return _sketched_coordinates(stream, mean.shape[1])[basis]
 
     value: HostArray = stream.memo(("coordinates", basis), make)
     return value[:, :rank]
+
+
+def _sketched_coordinates(stream: Stream, d: int) -> dict[str, HostArray]:
+    """Coordinates [n, k] in both bases by one pass, once a stream: reading is most of a pass."""
+
+    def make() -> dict[str, HostArray]:
+        inner = _thin(stream, d)
+        _, mean = folds.class_means(inner)
+        bases = sketched_bases(inner)
+        both = folds.project(inner, np.concatenate(list(bases.values()), axis=1), mean)
+        parts = np.split(both, len(bases), axis=1)
+        return {name: np.ascontiguousarray(each) for name, each in zip(bases, parts, strict=True)}
+
+    value: dict[str, HostArray] = stream.memo("sketched_coordinates", make)
+    return value
 
 
 def sketched_bases(stream: Stream) -> dict[str, HostArray]:

@@ -19,6 +19,7 @@ _GROUP_ROWS = 4000  # larger groups are judged by an even subset, their weight s
 _OTHER_ROWS = 4000  # rows that stand for the rest of the data in the transplant
 _PROBE_ROWS = 200
 _SHIFT_STEPS = 4
+_TEACHING_ROWS = 1 << 18  # of more rows about so many teach the classifier, a share of each class
 
 
 class Fit(NamedTuple):
@@ -29,6 +30,7 @@ class Fit(NamedTuple):
     target: HostArray  # [p, c]
     ridge: float
     agrees: HostArray  # [n] bool, own label out of fold
+    taught: HostArray  # [n] bool, rows that are in the equations
     rows: HostArray  # [o] sampled rows
     x: HostArray  # [o, d]
     x_labels: HostArray  # [o]
@@ -50,7 +52,9 @@ class ExclusionCheck:
         ridge: Share of the mean diagonal added to it.
         bandwidth: Of the features, in units of the inputs' root mean square norm.
 
-    **Cost**: two passes of 2 n p^2 FLOP in all; p^3 / 3 a group; a sample of rows held.
+    **Cost**: two passes of 2 r p^2 + 2 n p (d + c) FLOP in all, r = n up to 2^18 rows and about
+    so many beyond, the first ones of each class in each shard; p^3 / 3 a group; a sample of rows
+    held.
 
     **Assumes / fails on**: the inputs tell the classes apart without the trigger. A clean-label
     attack keeps its labels and is not confirmed; features of a model that learnt the poison put
@@ -85,8 +89,9 @@ class ExclusionCheck:
         weights = np.asarray(jax.random.normal(weights_key, (d, p))) / (self.bandwidth * rms)
         phase = np.asarray(jax.random.uniform(phase_key, (p,), maxval=2 * np.pi))
         features = folds.RandomFeatures(centre, weights.astype(np.float32), phase)
+        places = _places(stream, self.num_folds)
         grams, targets = stream.fold(
-            folds.RidgeEquations(features, stream.num_classes, self.num_folds)
+            folds.RidgeEquations(features, stream.num_classes, self.num_folds, places)
         )
         gram, target = grams.sum(axis=0), targets.sum(axis=0)
         ridge = self.ridge * float(np.trace(gram)) / len(gram)
@@ -99,7 +104,12 @@ class ExclusionCheck:
         agrees = stream.map(folds.out_of_fold_agrees, features, solved.astype(np.float32))
         some = np.sort(host_rng(rows_key).permutation(len(stream))[:_OTHER_ROWS])
         x, labels = inputs_of(stream, some), stream.labels[some]
-        return Fit(features, gram, target, ridge, agrees, some, x, labels, _usual(x, labels))
+        taught = np.ones(len(stream), np.bool_)
+        if places is not None:
+            taught = stream.rows.layout.places(stream.labels) < places
+        return Fit(
+            features, gram, target, ridge, agrees, taught, some, x, labels, _usual(x, labels)
+        )
 
     def check(self, stream: Stream, fit: Fit, groups: list[HostArray]) -> list[Exclusion]:
         """Judges each group of rows, all of one class; one more read of the source.
@@ -118,19 +128,20 @@ class ExclusionCheck:
         union = np.unique(np.concatenate(kept))
         x = inputs_of(stream, union)
         return [
-            self._judge(stream, fit, x[np.searchsorted(union, part)], len(group), group)
+            self._judge(stream, fit, x[np.searchsorted(union, part)], part, group)
             for part, group in zip(kept, groups, strict=True)
         ]
 
     def _judge(
-        self, stream: Stream, fit: Fit, x: HostArray, size: int, group: HostArray
+        self, stream: Stream, fit: Fit, x: HostArray, part: HostArray, group: HostArray
     ) -> Exclusion:
-        own = int(stream.labels[group[0]])
+        own, size = int(stream.labels[group[0]]), len(group)
         phi = fit.features.host(x)
-        times = size / len(x)
+        seen = phi[fit.taught[part]]
+        times = float(fit.taught[group].sum()) / max(len(seen), 1)
         target = fit.target.copy()
-        target[:, own] -= times * phi.sum(axis=0)
-        left = fit.gram - times * (phi.T @ phi)
+        target[:, own] -= times * seen.sum(axis=0)
+        left = fit.gram - times * (seen.T @ seen)
         weights = _solve(_without_negative(left) if times > 1 else left, target, fit.ridge)
         opinion = phi @ weights
         agreement = float((opinion.argmax(axis=1) == own).mean())
@@ -153,6 +164,14 @@ class ExclusionCheck:
             source_share=float(taken_for.max() / max(taken_for.sum(), 1)),
             depth=_depth(x, folds.class_means(stream)[1][others_of]),
         )
+
+
+def _places(stream: Stream, num_folds: int) -> int | None:
+    """How many rows of a tile teach, a multiple of the folds; None for all."""
+    tile = stream.rows.layout.tile
+    places = tile * _TEACHING_ROWS // max(len(stream), 1)
+    places = max(places // num_folds, 1) * num_folds
+    return places if places < tile else None
 
 
 def inputs_of(stream: Stream, rows: HostArray) -> HostArray:

@@ -2,37 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from jaxpoison import chunks
 from jaxpoison._check import UsageError
 from jaxpoison._types import Array, Block, HostArray, Scores
 from jaxpoison.detect._detector import Key, class_rows, empty_scores, host_rng
-from jaxpoison.detect._discriminants import (
-    Discriminant,
-    class_sums,
-    coded_margins,
-    discriminant,
-    doubted_rows,
-    margins_by_parts,
-    margins_of,
-    relative,
-    usual_margins,
-)
+from jaxpoison.detect._discriminants import doubted_rows
+from jaxpoison.detect._label_judges import features_of, judge_block, judged_rows, judges_of
+from jaxpoison.detect._label_rounds import Said, fit_rounds
 from jaxpoison.detect._patches import Views, views_of
 from jaxpoison.detect._ridge_views import NormalEquations
-from jaxpoison.kernels._elementwise import largest
-from jaxpoison.stream import Stage, Stream, compiled
+from jaxpoison.stream import Stream
 
 _DEEP = 1.0
-_BATCH = 512
 
 
 class Opinion(NamedTuple):
@@ -48,6 +34,7 @@ class Opinion(NamedTuple):
             ones below.
         taken_for: [n] int32 the best other class, by the whole input in the last round.
         doubted: [n] bool, rows that the last round was fitted without, or would have been.
+        worst: [n] float32 largest margin over the views in the last round.
         space: The features in which doubted rows may share a trait.
         likelihoods: [n, 2, c] float32 log likelihoods of every class, each row's mean taken away:
             mean over rounds and views, and of the whole input in the last round. None where the
@@ -58,6 +45,7 @@ class Opinion(NamedTuple):
     depth: HostArray
     taken_for: HostArray
     doubted: HostArray
+    worst: HostArray
     space: TraitSpace
     likelihoods: HostArray | None = None
 
@@ -84,59 +72,6 @@ class TraitSpace(NamedTuple):
 
 def _features(block: Block) -> Array:
     return block.x
-
-
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["columns", "weights", "bias", "head", "offset"],
-    meta_fields=[],
-)
-@dataclass(frozen=True)
-class _Judge:
-    """What one view says of rows that nothing was fitted to.
-
-    Attributes:
-        columns: [w] features that the view sees.
-        weights: [q, w, k] and
-        bias: [q, k] of the classifiers of q rounds.
-        head: [q, k, c] from scores to log likelihoods.
-        offset: [q, c], taken away from these.
-    """
-
-    columns: Array
-    weights: Array
-    bias: Array
-    head: Array
-    offset: Array
-
-    def margins(self, phi: Array, label: Array) -> tuple[Array, Array]:
-        """Margins and best other classes [..., q] of rows [..., p] of some labels."""
-        exact = jax.lax.Precision.HIGHEST
-        phi = phi[..., self.columns]
-        margins, best = [], []
-        for q in range(len(self.weights)):
-            scores = jnp.matmul(phi, self.weights[q], precision=exact) + self.bias[q]
-            log = jnp.matmul(scores, self.head[q], precision=exact) - self.offset[q]
-            is_own = jnp.arange(log.shape[-1]) == label[..., None]
-            own = jnp.take_along_axis(log, label[..., None], axis=-1)[..., 0]
-            top, other = largest(jnp.where(is_own, -jnp.inf, log))
-            known = jnp.isfinite(own) & jnp.isfinite(top)
-            margins.append(jnp.where(known, top - own, 0.0))
-            best.append(other)
-        return jnp.stack(margins, axis=-1), jnp.stack(best, axis=-1)
-
-
-def _judge(block: Block, stage: Stage, mean: Array, scale: Array, judges: Any) -> Array:
-    """Margin and best other class [tiles, t, 2, views * q], a view's rounds side by side."""
-
-    def part(block: Block) -> Array:
-        phi = (stage.fn(stage.params, block.x) - mean) * scale
-        label = jnp.broadcast_to(block.label[:, None], block.mask.shape)
-        said = [judge.margins(phi, label) for judge in judges]
-        both = (jnp.concatenate(each, axis=-1) for each in zip(*said, strict=True))
-        return jnp.stack([each.astype(jnp.float32) for each in both], axis=2)
-
-    return chunks.map_parts(part, block)
 
 
 @dataclass(frozen=True)
@@ -214,7 +149,15 @@ class LabelViews:
             without: [n] bool, rows known to be poison.
             key: As in ``judge``.
         """
-        return self._opinion(stream, self._fitted(stream, key), before.doubted, without)
+        touched = np.ones(len(stream), np.bool_)
+        if len(stream) > self.max_rows:
+            # classifiers of the other classes hardly change by rows of these few
+            targets = np.unique(stream.labels[without])
+            touched = np.isin(stream.labels, targets) | np.isin(before.taken_for, targets)
+        fitted = self._fitted(stream, key)
+        if 2 * touched.sum() > len(stream):
+            return self._opinion(stream, fitted, before.doubted, without)
+        return self._mended(stream, fitted, before, without, np.flatnonzero(touched))
 
     def _fitted(self, stream: Stream, key: Key) -> _Fitted:
         """Normal equations of the sampled rows, once a stream and key."""
@@ -229,7 +172,7 @@ class LabelViews:
         n, rng = len(stream), host_rng(rows_key)
         rows = np.arange(n) if n <= self.max_rows else np.sort(rng.permutation(n)[: self.max_rows])
         seen = stream.through(views.stage)
-        phi = seen.map(_features) if n <= self.max_rows else _rows_of(stream, views, rows)
+        phi = seen.map(_features) if n <= self.max_rows else features_of(stream, views.stage, rows)
         fold = rng.permutation(np.arange(len(rows)) % self.num_folds)
         labels = stream.labels[rows]
         equations = NormalEquations(
@@ -242,26 +185,40 @@ class LabelViews:
     ) -> Opinion:
         rows, equations, views = fitted
         n = len(stream)
-        rounds = _rounds(equations, self.num_rounds, doubted[rows], without[rows])
+        rounds = fit_rounds(equations, self.num_rounds, doubted[rows], without[rows])
         margins, taken_for = rounds.margins, rounds.taken_for
         if n > self.max_rows:
-            judges = tuple(_view_judge(equations, rounds, i) for i in range(rounds.num_views))
-            judged = stream.map(_judge, views.stage, equations.mean, equations.scale, judges)
-            # by view, then by round, as the judges say it; wanted by round, then by view
-            order = np.arange(judged.shape[2]).reshape(rounds.num_views, -1).T.ravel()
-            margins = judged[:, 0][:, order]
-            taken_for = judged[:, 1, order[-rounds.num_views]].astype(np.int32)
+            judged = stream.map(judge_block, judges_of(equations, rounds, views.stage))
+            margins, taken_for = rounds.read(judged)
             margins[rows], taken_for[rows] = rounds.margins, rounds.taken_for
-        last = margins[:, -rounds.num_views :]
-        depth = last[:, 0] / rounds.usual(stream.labels, taken_for)
-        doubted = doubted_rows(last.max(axis=1), stream.labels, stream.num_classes)
-        space = TraitSpace(
-            rows, equations.phi, equations.gram, views, equations.mean, equations.scale
-        )
-        known = rounds.likelihoods if n <= self.max_rows else None
-        return Opinion(
-            margins.mean(axis=1), depth.astype(np.float32), taken_for, doubted, space, known
-        )
+        said = rounds.said(margins, taken_for, stream.labels)
+        return fitted.opinion(stream, said, rounds.likelihoods if n <= self.max_rows else None)
+
+    def _mended(
+        self,
+        stream: Stream,
+        fitted: _Fitted,
+        before: Opinion,
+        without: HostArray,
+        touched: HostArray,
+    ) -> Opinion:
+        """An opinion with some rows, and those that were fitted, judged anew."""
+        rows, equations, views = fitted
+        rounds = fit_rounds(equations, self.num_rounds, before.doubted[rows], without[rows])
+        anew = np.union1d(rows, touched)
+        margins = np.zeros((len(anew), rounds.margins.shape[1]), np.float32)
+        taken_for = np.zeros(len(anew), np.int32)
+        at = np.searchsorted(anew, rows)
+        margins[at], taken_for[at] = rounds.margins, rounds.taken_for
+        unseen = np.setdiff1d(touched, rows, assume_unique=True)
+        if unseen.size:
+            at = np.searchsorted(anew, unseen)
+            judges = judges_of(equations, rounds, views.stage)
+            judged = judged_rows(stream, unseen, judges)
+            margins[at], taken_for[at] = rounds.read(judged)
+        said = rounds.said(margins, taken_for, stream.labels[anew])
+        whole = Said(before.margins, before.depth, before.taken_for, before.worst)
+        return fitted.opinion(stream, whole.replaced(anew, said), None)
 
 
 def _place(detector: LabelViews, key: Key) -> tuple[Any, ...]:
@@ -275,6 +232,14 @@ class _Fitted(NamedTuple):
     equations: NormalEquations
     views: Views
 
+    def opinion(self, stream: Stream, said: Said, likelihoods: HostArray | None) -> Opinion:
+        """What was said of every row, with what it was said by."""
+        margins, depth, taken_for, worst = said
+        doubted = doubted_rows(worst, stream.labels, stream.num_classes)
+        of = self.equations
+        space = TraitSpace(self.rows, of.phi, of.gram, self.views, of.mean, of.scale)
+        return Opinion(margins, depth, taken_for, doubted, worst, space, likelihoods)
+
 
 class LabelInfo(NamedTuple):
     """What was doubted.
@@ -286,113 +251,3 @@ class LabelInfo(NamedTuple):
 
     num_doubted: int
     num_fitted: int
-
-
-class _Rounds(NamedTuple):
-    """All rounds, or the last one where classes are many."""
-
-    margins: HostArray  # [r, q * v] float32, by round and view
-    taken_for: HostArray
-    usual: Callable[[HostArray, HostArray], HostArray]  # labels and other classes -> margins
-    weights: HostArray  # [q, v, p + 1, k]
-    judges: list[list[Discriminant]]  # by round and view
-    num_views: int
-    likelihoods: HostArray | None  # [r, 2, c], mean and last
-
-
-def _rounds(
-    equations: NormalEquations, count: int, doubted: HostArray, without: HostArray
-) -> _Rounds:
-    """Fits and judges, each time without the rows doubted before and those never to teach."""
-    labels, c = equations.labels, equations.num_classes
-    if equations.is_coded:
-        return _coded_rounds(equations, count, doubted, without)
-    doubted = doubted | without
-    margins, weights, judges = [], [], []
-    total = np.zeros((len(labels), c))
-    for _ in range(count):
-        solved = equations.solve(doubted)
-        scores = equations.out_of_fold(solved)
-        judge = [discriminant(s, labels, c, ~doubted) for s in scores]
-        logs = [j.log_likelihood(s) for s, j in zip(scores, judge, strict=True)]
-        opinions = [margins_of(log, labels) for log in logs]
-        total += sum(relative(log) for log in logs)
-        margins += [opinion[0].astype(np.float32) for opinion in opinions]
-        weights.append(solved.mean(axis=1))
-        judges.append(judge)
-        taken_for = opinions[0][1]
-        usual = usual_margins(logs[0], labels, ~doubted)
-        doubted = doubted_rows(np.max([o[0] for o in opinions], axis=0), labels, c) | without
-    likelihoods = np.stack([total / len(margins), relative(logs[0])], axis=1).astype(np.float32)
-    return _Rounds(
-        np.stack(margins, axis=1),
-        taken_for,
-        lambda own, other: usual[own, other],
-        np.stack(weights),
-        judges,
-        len(scores),
-        likelihoods,
-    )
-
-
-def _coded_rounds(
-    equations: NormalEquations, count: int, doubted: HostArray, without: HostArray
-) -> _Rounds:
-    """The last round, of many classes: [r, c] is never held."""
-    labels, c = equations.labels, equations.num_classes
-    doubted = doubted | without
-    for _ in range(count):
-        solved = equations.solve(doubted)
-        scores = equations.out_of_fold(solved)
-        judge = [discriminant(s, labels, c, ~doubted) for s in scores]
-        opinions = [margins_by_parts(j, s, labels) for s, j in zip(scores, judge, strict=True)]
-        usual = partial(
-            coded_margins, judge[0], class_sums(scores[0], labels, c, np.ones(len(labels)))
-        )
-        doubted = doubted_rows(np.max([o[0] for o in opinions], axis=0), labels, c) | without
-    return _Rounds(
-        np.stack([opinion[0].astype(np.float32) for opinion in opinions], axis=1),
-        opinions[0][1],
-        usual,
-        solved.mean(axis=1)[None],
-        [judge],
-        len(scores),
-        None,
-    )
-
-
-def _view_judge(equations: NormalEquations, rounds: _Rounds, view: int) -> _Judge:
-    columns = np.flatnonzero(equations.columns[view])
-    weights = rounds.weights[:, view].astype(np.float64)
-    judges = [each[view] for each in rounds.judges]
-    head = np.stack([judge.root @ judge.centre.T for judge in judges])
-    kept, bias = weights[:, columns], weights[:, -1]
-    if head.shape[2] <= head.shape[1]:  # as many scores as classes: one product does for both
-        kept, bias = kept @ head, (bias[:, None] @ head)[:, 0]
-        head = np.broadcast_to(np.eye(head.shape[2]), head.shape)
-    offset = np.stack([judge.offset for judge in judges])
-    single = (a.astype(np.float32) for a in (kept, bias, head, offset))
-    return _Judge(columns.astype(np.int32), *single)
-
-
-def _rows_of(stream: Stream, views: Views, rows: HostArray) -> HostArray:
-    """Features of some rows, a fixed number at a time: one compilation."""
-    x = stream.take(rows)
-    out: HostArray | None = None
-    for start in range(0, len(x), _BATCH):
-        part = np.resize(x[start : start + _BATCH], (_BATCH, *x.shape[1:]))
-        seen = np.asarray(_stage(views.stage, part[None]))[0][: len(x) - start]
-        if out is None:
-            out = np.empty((len(x), seen.shape[1]), seen.dtype)
-        out[start : start + len(seen)] = seen
-    if out is None:
-        raise ValueError("no rows to fit classifiers to")
-    return out
-
-
-def _run_stage(stage: Any, x: Array) -> Array:
-    out: Array = stage.fn(stage.params, x)
-    return out
-
-
-_stage = compiled(_run_stage)

@@ -21,6 +21,8 @@ _NARROW, _WIDE = 1.3, 4.0  # most spread of the shifted rows, in deviations of t
 _WIDE_ROWS = 40  # fewer do not tell a spread
 _SURE = 8.0  # nats against, of a row that scores like the bulk
 _MAX_ROWS = 400  # of the group that the shift is estimated from
+_FEW = 8  # classes of an eighth of the rows at the most
+_HELD_BYTES = 1 << 28  # and of so many bytes are read once and held, all of them are passed over
 
 
 def refine(
@@ -45,8 +47,9 @@ def refine(
         The refined groups; None where nothing is left of one, or where the class covariances are
         too large to hold.
 
-    **Cost**: one factorisation of d x d; for each of four steps a read of the groups' rows and a
-    pass over all rows, whatever the number of groups.
+    **Cost**: one factorisation of d x d; one read where the groups' classes are few of many, else
+    for each of four steps a read of the groups' rows and a pass over all rows, whatever the number
+    of groups.
 
     **Assumes / fails on**: the trigger is nearly the same shift in every row. For warps the
     separation stays small, and the caller keeps the group as it was.
@@ -59,15 +62,14 @@ def refine(
     with one_thread():
         factor = cho_factor(with_ridge(moments, moments), lower=True)
     shifts = [_Shift(stream, fit, np.sort(rows), factor) for rows in groups]
+    held = _held(stream, shifts)
     if is_mixed:
-        for shift, x in zip(shifts, _rows_of(stream, shifts), strict=True):
+        for shift, x in zip(shifts, _samples(stream, shifts, held), strict=True):
             shift.keep_coherent(x)
     for step in range(_STEPS):
-        weights = np.zeros((stream.num_classes, fit.x.shape[1]))
-        for shift, x in zip(shifts, _rows_of(stream, shifts), strict=True):
-            weights[shift.target] = shift.estimate(x)
-        scores = folds.project(stream, weights[:, None], np.zeros_like(weights))[:, 0]
-        for shift in shifts:
+        samples = _samples(stream, shifts, held)
+        weights = [shift.estimate(x) for shift, x in zip(shifts, samples, strict=True)]
+        for shift, scores in zip(shifts, _scores(stream, shifts, weights, held), strict=True):
             shift.divide(scores, is_last=step == _STEPS - 1)
     return [shift.result() for shift in shifts]
 
@@ -85,11 +87,41 @@ def _total_covariance(stream: Stream, d: int) -> HostArray | None:
     return out
 
 
-def _rows_of(stream: Stream, shifts: list[_Shift]) -> list[HostArray]:
-    """The inputs of each group's sample, by one read."""
-    rows = np.concatenate([shift.sample for shift in shifts])
-    edges = np.cumsum([len(shift.sample) for shift in shifts])[:-1]
-    return np.split(inputs_of(stream, rows), edges)
+def _held(stream: Stream, shifts: list[_Shift]) -> list[HostArray] | None:
+    """The inputs of each group's class, where those are few rows of many."""
+    rows = sum(len(shift.mine) for shift in shifts)
+    row_bytes = 4 * int(np.prod(stream.row_shape))
+    if _FEW * rows > len(stream) or rows * row_bytes > _HELD_BYTES:
+        return None
+    return _read(stream, [shift.mine for shift in shifts])
+
+
+def _read(stream: Stream, parts: list[HostArray]) -> list[HostArray]:
+    """The inputs of some lists of rows, by one read."""
+    edges = np.cumsum([len(rows) for rows in parts])[:-1]
+    return np.split(inputs_of(stream, np.concatenate(parts)), edges)
+
+
+def _samples(stream: Stream, shifts: list[_Shift], held: list[HostArray] | None) -> list[HostArray]:
+    """The inputs of each group's sample."""
+    if held is None:
+        return _read(stream, [shift.sample for shift in shifts])
+    return [
+        x[np.searchsorted(shift.mine, shift.sample)] for shift, x in zip(shifts, held, strict=True)
+    ]
+
+
+def _scores(
+    stream: Stream, shifts: list[_Shift], weights: list[HostArray], held: list[HostArray] | None
+) -> list[HostArray]:
+    """What each group's weights say of the rows of its class."""
+    if held is not None:
+        with one_thread():
+            return [x @ w.astype(np.float32) for x, w in zip(held, weights, strict=True)]
+    every = np.zeros((stream.num_classes, 1, len(weights[0])))
+    every[[shift.target for shift in shifts], 0] = weights
+    scores = folds.project(stream, every, np.zeros_like(every[:, 0]))[:, 0]
+    return [scores[shift.mine] for shift in shifts]
 
 
 class _Shift:
@@ -98,11 +130,11 @@ class _Shift:
     def __init__(self, stream: Stream, fit: Fit, rows: HostArray, factor: Any) -> None:
         self.target = int(stream.labels[rows[0]])
         self._others = fit.x[fit.x_labels != self.target]
-        self._mine = class_rows(stream)[self.target]
-        self._agrees = fit.agrees[self._mine]
+        self.mine = class_rows(stream)[self.target]
+        self._agrees = fit.agrees[self.mine]
         self._factor = factor
         self._given = self.group = rows
-        self._odds, self._separation = np.zeros(len(self._mine)), 0.0
+        self._odds, self._separation = np.zeros(len(self.mine)), 0.0
         self._own: HostArray = np.zeros(0)
         self._shift: HostArray | None = None
 
@@ -131,18 +163,18 @@ class _Shift:
 
     def divide(self, scores: HostArray, *, is_last: bool) -> None:
         """Divides the class by its scores, each sampled row's own residual left out of them."""
-        mine = scores[self._mine].astype(np.float64)
-        sampled = np.isin(self._mine, self.sample, assume_unique=True)
+        mine = scores.astype(np.float64)
+        sampled = np.isin(self.mine, self.sample, assume_unique=True)
         n = max(len(self.sample), 2)
         mine[sampled] = (n * mine[sampled] - self._own) / (n - 1)
-        was = np.isin(self._mine, self.group, assume_unique=True)
+        was = np.isin(self.mine, self.group, assume_unique=True)
         is_wide = is_last and len(self.group) >= _WIDE_ROWS
         odds, self._separation = two_normals(mine, was, _WIDE if is_wide else _NARROW)
         if is_last:
             odds = np.where(odds > -_SURE, odds + _opinion_odds(self._agrees, was), odds)
         self._odds = odds
         if (odds > 0).sum() >= 2:
-            self.group = self._mine[odds > 0]
+            self.group = self.mine[odds > 0]
         else:
             self._separation = 0.0
 
@@ -151,7 +183,7 @@ class _Shift:
         if self._separation <= 0.0:
             return None
         overlap = len(np.intersect1d(self.group, self._given)) / len(self._given)
-        return Refined(self._mine, self._odds, self._separation, overlap)
+        return Refined(self.mine, self._odds, self._separation, overlap)
 
 
 def _coherent(residuals: HostArray, lower: HostArray) -> HostArray:

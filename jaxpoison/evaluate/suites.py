@@ -153,9 +153,12 @@ _QUICK_CASES = (
     Case("flip uniform 10 %", "flip_uniform", 0.10),
 )
 
+_REPORTED = (51, 52, 53)
+"""Seeds of what is reported; constants were set on others (0 to 9, and looked at up to 46)."""
+
 SUITES = {
     "quick": Suite("quick", (_DIGITS, _CANCER), _QUICK_CASES, (0,)),
-    "full": Suite("full", _FULL_SETS, _FULL_CASES, (0, 1, 2)),
+    "full": Suite("full", _FULL_SETS, _FULL_CASES, _REPORTED),
 }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -72,10 +72,20 @@ class Rows:
         return min((shard + 1) * self.layout.rows, len(self))
 
     def group(self, first: int, size: int) -> Block:
-        """Shards ``first`` to ``first + size`` stacked; empty ones past the end."""
+        """Shards ``first`` to ``first + size`` stacked; empty ones past the end.
+
+        One is sorted into its tiles by a thread while the next one is read.
+        """
         slots = self.layout.tiles * self.layout.tile
         x = aligned_empty((size, slots, *self.row_shape), self.dtype)
-        shards = [self._shard(first + i, out) for i, out in enumerate(x)]
+        with ThreadPoolExecutor(1) as sorter:
+            sorted_by: list[Future[Block]] = []
+            for i, out in enumerate(x):
+                rows = self._read(first + i)
+                for earlier in sorted_by[-1:]:
+                    earlier.result()  # so that no more than two shards are held twice
+                sorted_by.append(sorter.submit(self._shard, first + i, rows, out))
+            shards = [each.result() for each in sorted_by]
         tiled = (size, self.layout.tiles, self.layout.tile, *self.row_shape)
         return Block(x.reshape(tiled), *(np.stack(p) for p in list(zip(*shards, strict=True))[1:]))
 
@@ -88,11 +98,15 @@ class Rows:
                 ahead += [reader.submit(self.group, s, size) for s in starts[after : after + 1]]
                 yield blocks
 
-    def _shard(self, shard: int, out: HostArray) -> Block:
+    def _read(self, shard: int) -> HostArray | None:
+        """The rows of a shard, None past the end."""
+        start, stop = shard * self.layout.rows, self.stop(shard)
+        return self.source.read(start, stop)["x"] if start < stop else None
+
+    def _shard(self, shard: int, x: HostArray | None, out: HostArray) -> Block:
         """One shard as a block (an empty one past the end), its rows written to ``out``."""
         start = min(shard * self.layout.rows, len(self))
-        stop = min(start + self.layout.rows, len(self))
-        x = self.source.read(start, stop)["x"] if start < stop else None
+        stop = self.stop(shard)
         return self.layout.block(
             x, self.labels[start:stop], start, (self.row_shape, self.dtype), out
         )
