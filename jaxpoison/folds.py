@@ -101,6 +101,18 @@ def class_means(stream: Stream) -> tuple[HostArray, HostArray]:
     return value
 
 
+def tell_means(
+    stream: Stream, counts: HostArray, mean: HostArray, within: HostArray | None = None
+) -> None:
+    """Tells a stream its class means, and its pooled covariance, where others follow from them.
+
+    Rows behind a linear stage have the means behind it: no pass is needed.
+    """
+    stream.memo("class_means", lambda: (counts, mean))
+    if within is not None:
+        stream.memo("pooled_within", lambda: within)
+
+
 def holds_grams(num_classes: int, num_features: int) -> bool:
     """Whether per-class second moments are held, or sketched in several passes."""
     return num_classes * num_features**2 <= GRAM_FLOATS
@@ -145,10 +157,17 @@ class PooledGram(Additive):
 
 
 def pooled_within(stream: Stream) -> HostArray:
-    """Pooled within-class covariance [d, d], once a stream, without holding one a class."""
+    """Pooled within-class covariance [d, d], once a stream; those of the classes if they are held.
+
+    They are then shared with the detectors that want them.
+    """
 
     def make() -> HostArray:
         counts, mean = class_means(stream)
+        if holds_grams(*mean.shape):
+            held = class_moments(stream).within
+            if held is not None:
+                return held
         gram: HostArray = stream.fold(PooledGram(mean.astype(np.float32)))
         out: HostArray = gram / max(counts.sum(), 1.0)
         return out

@@ -110,13 +110,19 @@ def coded_margins(
     """
     counts, sums = all_rows
     every = (sums / np.maximum(counts, 1.0)[:, None]) @ judge.root
-    with np.errstate(invalid="ignore"):
-        step = judge.centre[other] - judge.centre[own]
-        offset = judge.offset[other] - judge.offset[own]
-        apart = np.einsum("nk,nk->n", every[other], step) - offset >= DOUBT
-        margin = np.einsum("nk,nk->n", judge.centre[other], step) - offset
-    out: HostArray = np.where(apart & (margin >= DOUBT), margin, np.inf)
-    return out
+
+    def part(own: HostArray, other: HostArray) -> HostArray:
+        with np.errstate(invalid="ignore"):
+            step = judge.centre[other] - judge.centre[own]
+            offset = judge.offset[other] - judge.offset[own]
+            apart = np.einsum("nk,nk->n", every[other], step) - offset >= DOUBT
+            margin = np.einsum("nk,nk->n", judge.centre[other], step) - offset
+        out: HostArray = np.where(apart & (margin >= DOUBT), margin, np.inf)
+        return out
+
+    rows = max(_PART_FLOATS // every.shape[1], 1)
+    parts = [part(own[i : i + rows], other[i : i + rows]) for i in range(0, len(own), rows)]
+    return np.concatenate(parts) if parts else np.zeros(0)
 
 
 def margins_of(log: HostArray, labels: HostArray) -> tuple[HostArray, HostArray]:

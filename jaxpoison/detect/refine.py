@@ -44,8 +44,7 @@ def refine(
         is_mixed: Begin with the rows whose whitened residuals point the same way.
 
     Returns:
-        The refined groups; None where nothing is left of one, or where the class covariances are
-        too large to hold.
+        The refined groups; None where nothing is left of one.
 
     **Cost**: one factorisation of d x d; one read where the groups' classes are few of many, else
     for each of four steps a read of the groups' rows and a pass over all rows, whatever the number
@@ -56,11 +55,11 @@ def refine(
     """
     from scipy.linalg import cho_factor
 
-    moments = _total_covariance(stream, fit.x.shape[1])
-    if moments is None or not groups:
-        return [None] * len(groups)
+    if not groups:
+        return []
+    total = _total_covariance(stream)
     with one_thread():
-        factor = cho_factor(with_ridge(moments, moments), lower=True)
+        factor = cho_factor(with_ridge(total, total), lower=True)
     shifts = [_Shift(stream, fit, np.sort(rows), factor) for rows in groups]
     held = _held(stream, shifts)
     if is_mixed:
@@ -74,16 +73,12 @@ def refine(
     return [shift.result() for shift in shifts]
 
 
-def _total_covariance(stream: Stream, d: int) -> HostArray | None:
-    """Covariance of all rows, within and between classes, or None where it is not held."""
-    if not folds.holds_grams(stream.num_classes, d):
-        return None
-    moments = folds.class_moments(stream)
-    if moments.within is None:
-        return None
-    share = moments.counts / moments.counts.sum()
-    centred = moments.mean - share @ moments.mean
-    out: HostArray = moments.within + np.einsum("c,ci,cj->ij", share, centred, centred)
+def _total_covariance(stream: Stream) -> HostArray:
+    """Covariance [d, d] of all rows, within and between classes."""
+    counts, mean = folds.class_means(stream)
+    share = counts / counts.sum()
+    centred = mean - share @ mean
+    out: HostArray = folds.pooled_within(stream) + (share[:, None] * centred).T @ centred
     return out
 
 

@@ -103,8 +103,12 @@ def input_space(stream: Stream, source: Source, seed: int, name: str = "input") 
         d = int(np.prod([-(-side // step) for side, step in zip(shape[:2], steps, strict=True)]))
         d *= shape[2] if len(shape) == 3 else 1
         return Space(name, stream.through(Stage(_image_rows, (_projection(d, seed),))), False)
-    params = (_units(stream), _projection(shape[0], seed))
-    return Space(name, stream.through(Stage(_plain_rows, params)), False)
+    scale, projection = _units(stream), _projection(shape[0], seed)
+    seen = stream.through(Stage(_plain_rows, (scale, projection)))
+    counts, mean = folds.class_means(stream)
+    mean = mean * scale
+    folds.tell_means(seen, counts, mean if projection is None else mean @ projection)
+    return Space(name, seen, False)
 
 
 def _units(stream: Stream) -> HostArray:
@@ -211,8 +215,9 @@ def witness_stream(space: Space, source: Source) -> Stream:
     directions = between_directions(counts, mean, within, rank)
     scale, projection = stage.params
     apart = directions.T if projection is None else projection @ directions.T
-    view = Stage(stage.fn, (scale, apart.astype(np.float32)))
-    return stream.behind(view)
+    seen = stream.behind(Stage(stage.fn, (scale, apart.astype(np.float32))))
+    folds.tell_means(seen, counts, mean @ directions.T, directions @ within @ directions.T)
+    return seen
 
 
 def _in_file(rows: HostArray, name: str, folder: Path | None) -> Source:

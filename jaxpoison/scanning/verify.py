@@ -87,16 +87,25 @@ def _posterior(stream: Stream, opinion: Opinion) -> HostArray | None:
     return label_posterior(opinion.likelihoods, neighbour_shares(stream), stream.labels)
 
 
-def _checked(
-    check: detect.ExclusionCheck,
-    witness: Stream,
-    fitted: detect.exclusion.Fit,
-    groups: list[calibrate.Group],
-) -> list[Exclusion]:
-    """One verification a group; groups of the same rows share it."""
-    sets, number = gathering.distinct(groups)
-    judged = check.check(witness, fitted, sets)
-    return [judged[i] for i in number]
+class _Checks:
+    """Verifications, one a set of rows: groups of the same rows share it, asked again or not."""
+
+    def __init__(self, witness: Stream, seed: int) -> None:
+        self._check, self._witness = detect.ExclusionCheck(), witness
+        key = jax.random.fold_in(jax.random.key(seed), 1)
+        self.fitted = self._check.fit(witness, key=key)
+        self._judged: dict[bytes, Exclusion] = {}
+
+    def of(self, groups: list[calibrate.Group]) -> list[Exclusion]:
+        """One a group."""
+        sets, number = gathering.distinct(groups)
+        names = [rows.tobytes() for rows in sets]
+        new = {
+            name: rows for name, rows in zip(names, sets, strict=True) if name not in self._judged
+        }
+        judged = self._check.check(self._witness, self.fitted, list(new.values()))
+        self._judged.update(zip(new, judged, strict=True))
+        return [self._judged[names[i]] for i in number]
 
 
 def verify(
@@ -122,14 +131,14 @@ def verify(
         progress: Told at the beginning and at the end.
     """
     progress("verify", 0, len(witness))
-    check, fdr = detect.ExclusionCheck(), plan.method.fdr
-    fitted = check.fit(witness, key=jax.random.fold_in(jax.random.key(plan.method.seed), 1))
+    checked, fdr = _Checks(witness, plan.method.seed), plan.method.fdr
+    fitted = checked.fitted
     disputed = gathering.disputed(witness.labels, fitted.agrees)
     shifted = detect.refine(witness, fitted, _most_disputed(witness, disputed), is_mixed=True)
     groups += calibrate.shifted_groups(witness.labels, shifted, num_features)
     num_given, shared = len(groups), _traits(witness, labels, num_features)
     groups += [group for group, _ in shared]
-    checks = _checked(check, witness, fitted, groups)
+    checks = checked.of(groups)
     findings = calibrate.find(groups, checks, num_classes=witness.num_classes, fdr=fdr)
     known = np.zeros(len(witness), np.bool_)
     for found in findings:
@@ -139,7 +148,7 @@ def verify(
         labels = labels.again(known)
         shared = [*shared, *_traits(witness, labels, num_features)]
         groups[num_given:] = [group for group, _ in shared]
-        checks = _checked(check, witness, fitted, groups)
+        checks = checked.of(groups)
         findings = calibrate.find(groups, checks, num_classes=witness.num_classes, fdr=fdr)
     confirmed = [found for found in findings if found.confirmed]
     shifts = [found for found in confirmed if found.kind == "backdoor"]
