@@ -14,6 +14,7 @@ from jaxpoison import chunks
 from jaxpoison._types import Array, Block, HostArray
 from jaxpoison.kernels import rows_product, tile_grams, tile_project, tile_sketch, tile_sums
 from jaxpoison.kernels._elementwise import cosine, largest
+from jaxpoison.linalg import one_thread
 from jaxpoison.stream import Additive, Stream
 
 GRAM_FLOATS = 1 << 26
@@ -101,13 +102,26 @@ def class_means(stream: Stream) -> tuple[HostArray, HostArray]:
     return value
 
 
+@one_thread()
 def tell_means(
-    stream: Stream, counts: HostArray, mean: HostArray, within: HostArray | None = None
+    stream: Stream,
+    counts: HostArray,
+    mean: HostArray,
+    within: HostArray | None = None,
+    matrix: HostArray | None = None,
 ) -> None:
     """Tells a stream its class means, and its pooled covariance, where others follow from them.
 
-    Rows behind a linear stage have the means behind it: no pass is needed.
+    Args:
+        stream: Rows ``x @ matrix``.
+        counts: [c] rows.
+        mean: [c, d] of x.
+        within: [d, d] pooled within-class covariance of x, if that is known too.
+        matrix: [d, k], or None for x itself.
     """
+    if matrix is not None:
+        mean = mean @ matrix
+        within = None if within is None else matrix.T @ within @ matrix
     stream.memo("class_means", lambda: (counts, mean))
     if within is not None:
         stream.memo("pooled_within", lambda: within)
@@ -163,16 +177,23 @@ def pooled_within(stream: Stream) -> HostArray:
     """
 
     def make() -> HostArray:
+        held = class_moments(stream).within if holds_grams(*class_means(stream)[1].shape) else None
+        return pooled_alone(stream) if held is None else held
+
+    value: HostArray = stream.memo("pooled_within", make)
+    return value
+
+
+def pooled_alone(stream: Stream) -> HostArray:
+    """The same by one pass that makes no covariance of a class, once a stream."""
+
+    def make() -> HostArray:
         counts, mean = class_means(stream)
-        if holds_grams(*mean.shape):
-            held = class_moments(stream).within
-            if held is not None:
-                return held
         gram: HostArray = stream.fold(PooledGram(mean.astype(np.float32)))
         out: HostArray = gram / max(counts.sum(), 1.0)
         return out
 
-    value: HostArray = stream.memo("pooled_within", make)
+    value: HostArray = stream.memo("pooled_alone", make)
     return value
 
 

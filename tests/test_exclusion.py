@@ -101,8 +101,35 @@ def test_a_group_that_does_not_teach_is_judged_too(monkeypatch):
     x, y, rows = planted()
     stream = data.stream_of(x, y)
     fit = ExclusionCheck().fit(stream, key=KEY)
-    found = ExclusionCheck().check(stream, fit, [rows[~fit.taught[rows]]])[0]
-    assert found.agreement < found.expected
+    unseen = rows[~fit.taught[rows]]
+    found = ExclusionCheck().check(stream, fit, [unseen])[0]
+    # nothing is taken out of the equations: what they say of these rows stands
+    phi = fit.features.host(stream.take(unseen))
+    said = phi @ exclusion._solve(fit.gram, fit.target, fit.ridge)
+    assert found.agreement == (said.argmax(axis=1) == TARGET).mean()
+
+
+def test_a_large_group_is_taken_out_by_many_of_the_rows_it_taught(monkeypatch):
+    monkeypatch.setattr(exclusion, "_TEACHING_ROWS", 600)
+    x, y, rows = planted(n=300)
+    stream = data.stream_of(x, y)
+    fit = ExclusionCheck(num_features=64).fit(stream, key=KEY)
+    whole = ExclusionCheck().check(stream, fit, [rows])[0]
+    monkeypatch.setattr(exclusion, "_GROUP_ROWS", 100)
+    part = ExclusionCheck().check(stream, fit, [rows])[0]
+    taught = rows[fit.taught[rows]]
+    assert 60 < len(taught) <= 150 and part.num_rows == whole.num_rows == 300
+    assert part.agreement == pytest.approx(whole.agreement, abs=0.06)
+    assert part.diversity == pytest.approx(whole.diversity, abs=0.25)
+
+
+def test_up_to_so_many_rows_all_of_them_teach(monkeypatch):
+    x, y, _ = planted()
+    stream = data.stream_of(x, y)
+    for most, share in ((len(x), 1.0), (len(x) - 1, None)):
+        monkeypatch.setattr(exclusion, "_TEACHING_ROWS", most)
+        taught = ExclusionCheck(num_features=64).fit(stream, key=KEY).taught.mean()
+        assert taught == share if share else taught < 1.0
 
 
 def test_exclusion_in_float64_is_exact(fitted):

@@ -98,3 +98,20 @@ def test_rows_are_taken_once_whatever_is_made_of_them():
 
 def plain(params, x):
     return x
+
+
+@pytest.mark.parametrize("matrix", [None, 3])
+def test_what_a_stream_is_told_of_its_means_is_what_a_pass_finds(matrix):
+    rng = np.random.default_rng(0)
+    x, labels = rng.normal(size=(300, 5)).astype(np.float32), rng.integers(0, 4, 300)
+    linear = None if matrix is None else rng.normal(size=(5, matrix)).astype(np.float32)
+    rows = x if linear is None else x @ linear
+    plain, told, asked = (
+        Stream(open_source(each, role="features"), labels, 4) for each in (x, rows, rows)
+    )
+    counts, mean = folds.class_means(plain)
+    folds.tell_means(told, counts, mean, folds.pooled_within(plain), linear)
+    np.testing.assert_allclose(folds.class_means(told)[1], folds.class_means(asked)[1], atol=1e-5)
+    alone = folds.pooled_alone(asked)
+    np.testing.assert_allclose(folds.pooled_within(told), alone, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(folds.pooled_within(asked), alone, rtol=1e-4, atol=1e-4)

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxpoison import calibrate, detect
+from jaxpoison import calibrate, detect, folds
 from jaxpoison._types import Exclusion, Refined
 from jaxpoison.calibrate.groups import displacement_limit, trait_group
 from jaxpoison.scanning import evidence
@@ -27,6 +27,20 @@ def planted(rows=40, shift=6.0, seed=0, d=30):
     truth = np.zeros(len(y), bool)
     truth[moved] = True
     return x.astype(np.float32), y, truth
+
+
+class Passes:
+    """The shared statistics, with a list of the passes that project all rows."""
+
+    def __init__(self, passes):
+        self.passes = passes
+
+    def project(self, *args):
+        self.passes.append(1)
+        return folds.project(*args)
+
+    def __getattr__(self, name):
+        return getattr(folds, name)
 
 
 def seen(x, y):
@@ -63,12 +77,14 @@ def test_classes_that_are_held_are_divided_as_in_a_pass(monkeypatch):
     stream, fit = seen(x, y)
     mixed = np.union1d(moved, np.flatnonzero((y == 4) & fit.agrees)[:10])
     for is_mixed in (False, True):
-        got = []
+        got, passes = [], []
+        monkeypatch.setitem(detect.refine.__globals__, "folds", Passes(passes))
         for few in (8, len(x)):
             monkeypatch.setitem(detect.refine.__globals__, "_FEW", few)
             (found,) = detect.refine(stream, fit, [mixed], is_mixed=is_mixed)
-            got.append(found)
-        held, passed = got
+            got.append((found, len(passes)))
+        (held, none), (passed, four) = got
+        assert (none, four) == (0, 4)
         assert np.isin(moved, held.rows[held.log_odds > 0]).mean() > 0.9
         np.testing.assert_allclose(held.log_odds, passed.log_odds, rtol=1e-3, atol=1e-3)
         assert held.separation == pytest.approx(passed.separation, rel=1e-3)

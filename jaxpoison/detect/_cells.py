@@ -116,8 +116,10 @@ def search(
 
     with one_thread(), ThreadPoolExecutor(min(os.cpu_count() or 1, _WORKERS)) as pool:
         for start, x in _blocks(stream, projection):
-            chunks = range(0, len(x), _CHUNK_ROWS)
-            jobs = [pool.submit(of_chunk, start + i, x[i : i + _CHUNK_ROWS]) for i in chunks]
+            # a part for each of as many workers as there may be, not as there are: equal bits
+            step = min(_CHUNK_ROWS, max(-(-len(x) // _WORKERS), 1))
+            parts = range(0, len(x), step)
+            jobs = [pool.submit(of_chunk, start + i, x[i : i + step]) for i in parts]
             for job in jobs:
                 job.result()
     return distance, found
@@ -147,7 +149,7 @@ def _of_rows(x: HostArray, start: int, cells: Cells, k: int) -> tuple[HostArray,
     size, probes = len(x), min(_PROBES, len(cells.leaders))
     half = 0.5 * (cells.leaders * cells.leaders).sum(axis=1)
     affinity = half - x @ cells.leaders.T
-    chosen = np.argpartition(affinity, probes - 1, axis=1)[:, :probes]
+    chosen = np.argpartition(affinity, probes - 1, axis=1)[:, :probes].copy()
     chosen.sort(axis=1)  # so that ties fall in one way
     k1 = k + 1  # a row may find itself
     value = np.full((size, probes, k1), np.inf, np.float32)

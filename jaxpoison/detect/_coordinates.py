@@ -62,7 +62,7 @@ def coordinates(stream: Stream, basis: Basis, rank: int) -> HostArray:
     Raises:
         ValueError: More than 20 directions are asked for.
 
-    **Cost**: two passes while per-class second moments are held, else eight for both bases
+    **Cost**: two passes while per-class second moments are held, else nine for both bases
     together; c eigenproblems. Beyond 2^25 values of all bases the rows are first projected on fewer
     random directions.
     """
@@ -166,6 +166,7 @@ def with_ridge(cov: HostArray, reference: HostArray, share: float = _RIDGE) -> H
     return (cov + cov.T) / 2 + share * mean * np.eye(len(cov))
 
 
+@one_thread()
 def between_directions(
     counts: HostArray, mean: HostArray, within: HostArray, rank: int
 ) -> HostArray:
@@ -198,7 +199,7 @@ def _sketched(stream: Stream, rank: int) -> dict[str, HostArray]:
     rank = min(rank, d)
     size = min(rank + _OVERSAMPLE, d)
     start = np.random.default_rng(0).normal(size=(1, size, d))
-    within = folds.pooled_within(stream)
+    within = folds.pooled_alone(stream)
     values, axes = np.linalg.eigh(with_ridge(within, within))
     root = ((axes / np.sqrt(values)) @ axes.T).astype(np.float32)
     plain = white = np.repeat(_turned_qr(start.astype(np.float32)), c, axis=0)

@@ -19,7 +19,7 @@ from jaxpoison.kernels._elementwise import largest
 from jaxpoison.stream import Stage, Stream, compiled
 
 _BATCH = 512
-_HELD = 1 << 16  # rows taken at a time to be judged
+_HELD_BYTES = 1 << 28  # of rows taken at a time to be judged
 
 
 @partial(
@@ -102,7 +102,7 @@ def judge_block(block: Block, judges: Judges) -> Array:
         label = jnp.broadcast_to(block.label[:, None], block.mask.shape)
         return judged(block.x, label, judges)
 
-    return chunks.map_parts(part, block)
+    return chunks.map_parts(part, block, chunks.FEW_ROWS)
 
 
 def judges_of(equations: NormalEquations, rounds: Rounds, stage: Stage) -> Judges:
@@ -134,8 +134,10 @@ def judged_rows(stream: Stream, rows: HostArray, judges: Judges) -> HostArray:
     """What judges say of some rows [r, views * q + 1]."""
     judges = jax.device_put(judges)
     parts = []
-    for start in range(0, len(rows), _HELD):
-        mine = rows[start : start + _HELD]
+    row_bytes = max(int(np.prod(stream.row_shape)) * stream.dtype.itemsize, 1)
+    step = max(_HELD_BYTES // row_bytes // _BATCH, 1) * _BATCH
+    for start in range(0, len(rows), step):
+        mine = rows[start : start + step]
         labels = stream.labels[mine]
         parts.append(
             _batched(stream.take(mine), lambda x, y: _asked(x[None], y[None], judges)[0], labels)

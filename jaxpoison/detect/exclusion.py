@@ -26,7 +26,7 @@ class Fit(NamedTuple):
     """The classifier's normal equations and its out-of-fold opinion of every row."""
 
     features: folds.RandomFeatures
-    gram: HostArray  # [p, p] all rows
+    gram: HostArray  # [p, p] of the rows that teach
     target: HostArray  # [p, c]
     ridge: float
     agrees: HostArray  # [n] bool, own label out of fold
@@ -52,9 +52,9 @@ class ExclusionCheck:
         ridge: Share of the mean diagonal added to it.
         bandwidth: Of the features, in units of the inputs' root mean square norm.
 
-    **Cost**: two passes of 2 r p^2 + 2 n p (d + c) FLOP in all, r = n up to 2^18 rows and about
-    so many beyond, the first ones of each class in each shard; p^3 / 3 a group; a sample of rows
-    held.
+    **Cost**: two passes of 2 r p^2 + 2 n p (d + c) FLOP in all, r = n up to 2^18 rows and
+    beyond about so many, the first ones of every tile, but no fewer than the folds; p^3 / 3 a
+    group; a sample of rows held.
 
     **Assumes / fails on**: the inputs tell the classes apart without the trigger. A clean-label
     attack keeps its labels and is not confirmed; features of a model that learnt the poison put
@@ -125,19 +125,19 @@ class ExclusionCheck:
         if not groups:
             return []
         kept = [even_subset(g, _GROUP_ROWS) for g in groups]
-        union = np.unique(np.concatenate(kept))
+        teaching = [even_subset(g[fit.taught[g]], _GROUP_ROWS) for g in groups]
+        union = np.unique(np.concatenate([*kept, *teaching]))
         x = inputs_of(stream, union)
+        judged, taught = ([x[np.searchsorted(union, part)] for part in p] for p in (kept, teaching))
         return [
-            self._judge(stream, fit, x[np.searchsorted(union, part)], part, group)
-            for part, group in zip(kept, groups, strict=True)
+            self._judge(stream, fit, *each) for each in zip(judged, taught, groups, strict=True)
         ]
 
     def _judge(
-        self, stream: Stream, fit: Fit, x: HostArray, part: HostArray, group: HostArray
+        self, stream: Stream, fit: Fit, x: HostArray, teaching: HostArray, group: HostArray
     ) -> Exclusion:
         own, size = int(stream.labels[group[0]]), len(group)
-        phi = fit.features.host(x)
-        seen = phi[fit.taught[part]]
+        phi, seen = fit.features.host(x), fit.features.host(teaching)
         times = float(fit.taught[group].sum()) / max(len(seen), 1)
         target = fit.target.copy()
         target[:, own] -= times * seen.sum(axis=0)
@@ -169,7 +169,9 @@ class ExclusionCheck:
 def _places(stream: Stream, num_folds: int) -> int | None:
     """How many rows of a tile teach, a multiple of the folds; None for all."""
     tile = stream.rows.layout.tile
-    places = tile * _TEACHING_ROWS // max(len(stream), 1)
+    if len(stream) <= _TEACHING_ROWS:
+        return None
+    places = tile * _TEACHING_ROWS // len(stream)
     places = max(places // num_folds, 1) * num_folds
     return places if places < tile else None
 

@@ -19,6 +19,7 @@ from jaxpoison.detect._ridge_views import NormalEquations
 from jaxpoison.stream import Stream
 
 _DEEP = 1.0
+_FEW = 8  # rows touched by what is known are judged apart where they are an eighth at the most
 
 
 class Opinion(NamedTuple):
@@ -141,7 +142,10 @@ class LabelViews:
         return value
 
     def rejudge(self, stream: Stream, before: Opinion, without: HostArray, *, key: Key) -> Opinion:
-        """Judges every row anew by classifiers that some rows do not teach in any round.
+        """Judges rows anew by classifiers that some rows do not teach in any round.
+
+        Beyond ``max_rows`` those of the classes of these rows, and rows taken for such a class;
+        what was said of the others stays, unless an eighth of all rows are touched.
 
         Args:
             stream: As in ``judge``.
@@ -149,13 +153,11 @@ class LabelViews:
             without: [n] bool, rows known to be poison.
             key: As in ``judge``.
         """
-        touched = np.ones(len(stream), np.bool_)
-        if len(stream) > self.max_rows:
-            # classifiers of the other classes hardly change by rows of these few
-            targets = np.unique(stream.labels[without])
-            touched = np.isin(stream.labels, targets) | np.isin(before.taken_for, targets)
-        fitted = self._fitted(stream, key)
-        if 2 * touched.sum() > len(stream):
+        # classifiers of the other classes hardly change by rows of these few
+        targets = np.unique(stream.labels[without])
+        touched = np.isin(stream.labels, targets) | np.isin(before.taken_for, targets)
+        fitted, n = self._fitted(stream, key), len(stream)
+        if n <= self.max_rows or not targets.size or _FEW * touched.sum() > n:
             return self._opinion(stream, fitted, before.doubted, without)
         return self._mended(stream, fitted, before, without, np.flatnonzero(touched))
 

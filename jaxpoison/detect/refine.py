@@ -46,9 +46,9 @@ def refine(
     Returns:
         The refined groups; None where nothing is left of one.
 
-    **Cost**: one factorisation of d x d; one read where the groups' classes are few of many, else
-    for each of four steps a read of the groups' rows and a pass over all rows, whatever the number
-    of groups.
+    **Cost**: the class means and the pooled covariance; a factorisation of d x d; one read where
+    the groups' classes are few of many, else for each of four steps a read of the groups' rows and
+    a pass over all rows, whatever the number of groups.
 
     **Assumes / fails on**: the trigger is nearly the same shift in every row. For warps the
     separation stays small, and the caller keeps the group as it was.
@@ -73,6 +73,7 @@ def refine(
     return [shift.result() for shift in shifts]
 
 
+@one_thread()
 def _total_covariance(stream: Stream) -> HostArray:
     """Covariance [d, d] of all rows, within and between classes."""
     counts, mean = folds.class_means(stream)

@@ -106,8 +106,7 @@ def input_space(stream: Stream, source: Source, seed: int, name: str = "input") 
     scale, projection = _units(stream), _projection(shape[0], seed)
     seen = stream.through(Stage(_plain_rows, (scale, projection)))
     counts, mean = folds.class_means(stream)
-    mean = mean * scale
-    folds.tell_means(seen, counts, mean if projection is None else mean @ projection)
+    folds.tell_means(seen, counts, mean * scale, matrix=projection)
     return Space(name, seen, False)
 
 
@@ -216,7 +215,7 @@ def witness_stream(space: Space, source: Source) -> Stream:
     scale, projection = stage.params
     apart = directions.T if projection is None else projection @ directions.T
     seen = stream.behind(Stage(stage.fn, (scale, apart.astype(np.float32))))
-    folds.tell_means(seen, counts, mean @ directions.T, directions @ within @ directions.T)
+    folds.tell_means(seen, counts, mean, within, directions.T)
     return seen
 
 

@@ -20,7 +20,7 @@ class RowSource(Protocol):
         """Number of rows."""
 
     def read(self, start: int, stop: int) -> dict[str, HostArray]:
-        """Rows ``start`` to ``stop`` under "x"."""
+        """Rows ``start`` to ``stop`` under "x"; what was given stays as it is in later reads."""
 
 
 @dataclass(frozen=True)
