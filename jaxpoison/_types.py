@@ -153,6 +153,9 @@ class Exclusion(NamedTuple):
             share of what rows of those classes would gain: 1 for rows that belong there, 0 half
             way. Unlike distances to rows it does not fade where dimensions are many. NaN where
             they are all taken for one class, which a shift explains as well.
+        mixture: Mean log likelihood, in nats a row, that the group's rows gain as rows of all
+            other classes under one shift over rows of their own class; NaN where nothing tells.
+        mixture_error: Its standard error.
     """
 
     num_rows: int
@@ -165,6 +168,8 @@ class Exclusion(NamedTuple):
     source: int
     source_share: float
     depth: float = float("nan")
+    mixture: float = float("nan")
+    mixture_error: float = float("nan")
 
 
 class Refined(NamedTuple):

@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxpoison import folds
 from jaxpoison._types import HostArray
-from jaxpoison.detect.exclusion import rows_between
+from jaxpoison.detect._inputs import rows_between
 from jaxpoison.linalg import one_thread
 from jaxpoison.stream import Stream
 

@@ -11,7 +11,9 @@ import numpy as np
 from jaxpoison import folds
 from jaxpoison._check import UsageError
 from jaxpoison._types import Exclusion, HostArray
+from jaxpoison.detect._class_mixture import ClassMixture
 from jaxpoison.detect._detector import Key, even_subset, host_rng
+from jaxpoison.detect._inputs import inputs_of
 from jaxpoison.linalg import one_thread
 from jaxpoison.stream import Stream
 
@@ -35,6 +37,7 @@ class Fit(NamedTuple):
     x: HostArray  # [o, d]
     x_labels: HostArray  # [o]
     usual: HostArray  # [o] distance to the nearest row of the same class, NaN where not probed
+    classes: ClassMixture
 
 
 @dataclass(frozen=True)
@@ -107,9 +110,8 @@ class ExclusionCheck:
         taught = np.ones(len(stream), np.bool_)
         if places is not None:
             taught = stream.rows.layout.places(stream.labels) < places
-        return Fit(
-            features, gram, target, ridge, agrees, taught, some, x, labels, _usual(x, labels)
-        )
+        usual, classes = _usual(x, labels), ClassMixture.of(stream)
+        return Fit(features, gram, target, ridge, agrees, taught, some, x, labels, usual, classes)
 
     def check(self, stream: Stream, fit: Fit, groups: list[HostArray]) -> list[Exclusion]:
         """Judges each group of rows, all of one class; one more read of the source.
@@ -152,6 +154,8 @@ class ExclusionCheck:
         rest[group] = False
         expected = _mean(fit.agrees[rest & (stream.labels == own)], 0.5)
         others = fit.x_labels != own
+        at_home = rest[fit.rows] & ~others
+        mixture, error = fit.classes.gain(x, fit.x[at_home], own)
         return Exclusion(
             num_rows=size,
             agreement=agreement,
@@ -159,10 +163,12 @@ class ExclusionCheck:
             log10_p=_log10_binomial(agreement * len(x), len(x), expected),
             diversity=_diversity(taken_for, np.delete(stream.counts, own), len(x)),
             transplant=_transplant(x, fit.x[others], fit.usual),
-            home=_transplant(x, fit.x[rest[fit.rows] & ~others], fit.usual),
+            home=_transplant(x, fit.x[at_home], fit.usual),
             source=int(taken_for.argmax()),
             source_share=float(taken_for.max() / max(taken_for.sum(), 1)),
             depth=_depth(x, folds.class_means(stream)[1][others_of]),
+            mixture=mixture,
+            mixture_error=error,
         )
 
 
@@ -174,22 +180,6 @@ def _places(stream: Stream, num_folds: int) -> int | None:
     places = tile * _TEACHING_ROWS // len(stream)
     places = max(places // num_folds, 1) * num_folds
     return places if places < tile else None
-
-
-def inputs_of(stream: Stream, rows: HostArray) -> HostArray:
-    """Some rows as the stream's stage shows them, [r, d]."""
-    return _staged(stream, stream.take(rows))
-
-
-def rows_between(stream: Stream, start: int, stop: int) -> HostArray:
-    """Adjacent rows as the stream's stage shows them, [r, d]."""
-    return _staged(stream, stream.source.read(start, stop)["x"])
-
-
-def _staged(stream: Stream, x: HostArray) -> HostArray:
-    if stream.stage is not None:
-        x = np.asarray(stream.stage.fn(stream.stage.params, x[None]))[0]
-    return x
 
 
 @one_thread()

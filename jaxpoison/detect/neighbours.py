@@ -13,7 +13,7 @@ import numpy as np
 from jaxpoison._types import Array, Block, HostArray, Scores
 from jaxpoison.detect._cells import Cells, bank_of, cells_of, search, search_own
 from jaxpoison.detect._detector import Key, class_rows, empty_scores, flat_rows
-from jaxpoison.detect.exclusion import inputs_of
+from jaxpoison.detect._inputs import inputs_of
 from jaxpoison.kernels import nearest_neighbours, tile_nearest_neighbours
 from jaxpoison.stream import Stream
 

@@ -11,7 +11,8 @@ from jaxpoison._types import HostArray, Refined
 from jaxpoison.calibrate.null import SIGMA_SHARE
 from jaxpoison.detect._coordinates import with_ridge
 from jaxpoison.detect._detector import class_rows, even_subset
-from jaxpoison.detect.exclusion import Fit, inputs_of, matched_residuals
+from jaxpoison.detect._inputs import inputs_of
+from jaxpoison.detect.exclusion import Fit, matched_residuals
 from jaxpoison.linalg import one_thread
 from jaxpoison.stream import Stream
 

@@ -169,7 +169,7 @@ def _run(
     groups = gathering.groups_of(evidence, data.dense, size)
     witness = witness_stream(spaces[0], data.source)
     about_labels = label_evidence(jobs, plan.method.seed)
-    judged = verify(plan, witness, groups, about_labels, size, progress)
+    judged = verify(plan, witness, groups, about_labels, size, spaces[0].own_units, progress)
     findings = grown(judged.findings, evidence, judged.opinion, data.dense, plan.method.fdr)
     verdict = calibrate.decide(findings, len(data.dense))
     fused = ranked(evidence, judged, verdict, data.dense)

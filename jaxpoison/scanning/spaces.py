@@ -48,6 +48,7 @@ class Space(NamedTuple):
         name: "input", "features", "layer1" or "layer2".
         stream: Rows [n, d] of it.
         is_learned: Whether a network made it.
+        own_units: Whether each feature of the inputs was given a unit of its own.
         dynamics: What that network said of the rows, for detectors that read it; else None.
     """
 
@@ -55,6 +56,7 @@ class Space(NamedTuple):
     stream: Stream
     is_learned: bool
     dynamics: Dynamics | None = None
+    own_units: bool = False
 
 
 def _image_rows(params: Any, x: Array) -> Array:
@@ -107,7 +109,7 @@ def input_space(stream: Stream, source: Source, seed: int, name: str = "input") 
     seen = stream.through(Stage(_plain_rows, (scale, projection)))
     counts, mean = folds.class_means(stream)
     folds.tell_means(seen, counts, mean * scale, matrix=projection)
-    return Space(name, seen, False)
+    return Space(name, seen, False, own_units=bool((scale != scale[0]).any()))
 
 
 def _units(stream: Stream) -> HostArray:

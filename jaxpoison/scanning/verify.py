@@ -114,6 +114,7 @@ def verify(
     groups: list[calibrate.Group],
     labels: LabelEvidence | None,
     num_features: int,
+    own_units: bool,
     progress: ProgressFn,
 ) -> Verified:
     """Asks of every group where its rows belong, and redraws the boundary of what is confirmed.
@@ -128,6 +129,7 @@ def verify(
         groups: From open gates; more are appended.
         labels: Evidence about the labels, or None where it did not run.
         num_features: Of an input.
+        own_units: Whether each of them was given a unit of its own.
         progress: Told at the beginning and at the end.
     """
     progress("verify", 0, len(witness))
@@ -136,7 +138,8 @@ def verify(
     disputed = gathering.disputed(witness.labels, fitted.agrees)
     shifted = detect.refine(witness, fitted, _most_disputed(witness, disputed), is_mixed=True)
     groups += calibrate.shifted_groups(witness.labels, shifted, num_features)
-    num_given, shared = len(groups), _traits(witness, labels, num_features)
+    groups[:] = [group._replace(own_units=own_units) for group in groups]
+    num_given, shared = len(groups), _traits(witness, labels, num_features, own_units)
     groups += [group for group, _ in shared]
     checks = checked.of(groups)
     findings = calibrate.find(groups, checks, num_classes=witness.num_classes, fdr=fdr)
@@ -146,7 +149,7 @@ def verify(
     if labels is not None and known.any() and labels.attack.uniform <= 0:
         # what is left of the poison was hidden by what these rows taught
         labels = labels.again(known)
-        shared = [*shared, *_traits(witness, labels, num_features)]
+        shared = [*shared, *_traits(witness, labels, num_features, own_units)]
         groups[num_given:] = [group for group, _ in shared]
         checks = checked.of(groups)
         findings = calibrate.find(groups, checks, num_classes=witness.num_classes, fdr=fdr)
@@ -181,7 +184,7 @@ def _most_disputed(witness: Stream, disputed: list[HostArray]) -> list[HostArray
 
 
 def _traits(
-    witness: Stream, labels: LabelEvidence | None, num_features: int
+    witness: Stream, labels: LabelEvidence | None, num_features: int, own_units: bool
 ) -> list[tuple[calibrate.Group, Trait]]:
     """Traits that are worth verifying, as groups."""
     if labels is None:
@@ -196,7 +199,7 @@ def _traits(
             found.separation,
             found.depth,
             num_features,
-        )
+        )._replace(own_units=own_units)
         if calibrate.is_worth_verifying(group):
             out.append((group, found))
     return out
