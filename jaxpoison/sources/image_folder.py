@@ -111,7 +111,7 @@ def _sort_out(root: Path, name: str, *, is_split: bool) -> tuple[list[str], list
             f"{quote(loose[0])}; move them into one"
         )
     if classes and not is_split and set(classes) <= set(SPLITS):
-        known = " or ".join(quote(f"{name}#{one}") for one in classes[:4])
+        known = " or ".join(quote(f"{name}#{one}", 400) for one in classes[:4])
         raise DataError(f"{name}: its folders are named like splits, not classes; write {known}")
     return loose, classes
 
