@@ -141,13 +141,13 @@ def _compare(first: ColumnSource, shard: ColumnSource) -> None:
         mine, theirs = getattr(shard.schema, field), getattr(first.schema, field)
         if mine != theirs:
             raise DataError(
-                f"{shard.name}: {field} {mine} differs from {theirs} of {quote(first.name)}; "
+                f"{shard.name}: {field} {mine} differs from {theirs} of {quote(first.name, 400)}; "
                 "make the shards alike, or scan them apart"
             )
     if (shard.schema.class_names is None) != (first.schema.class_names is None):
         raise DataError(
             f"{shard.name}: its labels are {'numbers' if first.schema.class_names else 'text'}, "
-            f"those of {quote(first.name)} are not; make the shards alike"
+            f"those of {quote(first.name, 400)} are not; make the shards alike"
         )
 
 
