@@ -78,6 +78,11 @@ def quote(text: object, limit: int = 80) -> str:
     return shown if len(str(text)) <= limit else f"{shown[:limit]}...'"
 
 
+def parts_of(name: str, parts: list[str], most: int = 4) -> str:
+    """What to write for a part of what was given, for a message; whole, to be typed again."""
+    return " or ".join(quote(f"{name}#{part}", 400) for part in parts[:most])
+
+
 def listing(names: list[str], limit: int = 8) -> str:
     """The first few of many untrusted names, for a message."""
     more = f" and {len(names) - limit} more" if len(names) > limit else ""

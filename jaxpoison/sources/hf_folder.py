@@ -11,7 +11,7 @@ from typing import Any
 
 from jaxpoison._check import DataError
 
-from .base import ColumnSource, listing, quote
+from .base import ColumnSource, listing, parts_of, quote
 from .columns import readable
 from .folder import join_shards
 
@@ -44,7 +44,7 @@ def _choose(folder: Path, name: str, split: str | None) -> Path:
     wanted = splits[0] if split is None and len(splits) == 1 else split
     if wanted not in splits:
         base = name if split is None else name.rpartition("#")[0]
-        step = " or ".join(quote(f"{base}#{each}", 400) for each in splits[:4])
+        step = parts_of(base, splits)
         raise DataError(f"{name}: holds the splits {listing(splits)}; write {step}")
     inner = _inside(folder, str(wanted), name)
     if not (inner / _STATE).is_file():

@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxpoison._check import DataError
 
-from .base import ColumnSource, listing, quote
+from .base import ColumnSource, listing, parts_of, quote
 from .columns import readable
 from .images import Size, image_column
 from .labels import check_labels
@@ -111,7 +111,7 @@ def _sort_out(root: Path, name: str, *, is_split: bool) -> tuple[list[str], list
             f"{quote(loose[0])}; move them into one"
         )
     if classes and not is_split and set(classes) <= set(SPLITS):
-        known = " or ".join(quote(f"{name}#{one}", 400) for one in classes[:4])
+        known = parts_of(name, classes)
         raise DataError(f"{name}: its folders are named like splits, not classes; write {known}")
     return loose, classes
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxpoison._check import DataError
 
-from .base import Column, ColumnSource, listing, quote
+from .base import Column, ColumnSource, listing, parts_of, quote
 from .labels import Labels, read_labels
 from .names import ARRAY_LABELS, ARRAY_NAMES, choose, is_embedding_name
 
@@ -66,7 +66,7 @@ def _missing(holder: Holder, wanted: tuple[str, ...], split: str | None, what: s
     splits += [n[2:] for n in holder.arrays("") if n.startswith("x_")]
     step = f"name one of them {wanted[0]}"
     if splits and split not in splits:
-        step = "write " + " or ".join(quote(f"{base}#{each}", 400) for each in sorted(splits)[:4])
+        step = "write " + parts_of(base, sorted(splits))
     elif what == "labels":
         step += ", or give the labels apart (labels=)"
     return DataError(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from jaxpoison._check import DataError
 
-from .base import Column, ColumnSource, listing, quote
+from .base import Column, ColumnSource, listing, parts_of, quote
 from .columns import FileColumn, Stream, StreamColumn, readable
 from .labels import Labels, read_labels
 from .npy import check_size, read_header
@@ -149,7 +149,7 @@ def _missing(name: str, wanted: str, names: list[str], split: str | None) -> str
     base = name if split is None else name.rpartition("#")[0]
     splits = sorted(n[2:] for n in names if n.startswith("x_") and f"y_{n[2:]}" in names)
     if splits:
-        step = "write " + " or ".join(quote(f"{base}#{s}", 400) for s in splits[:4])
+        step = "write " + parts_of(base, splits)
     elif wanted.startswith("y"):
         step = "add it, or give the labels apart (labels=)"
     else:

@@ -11,7 +11,7 @@ from typing import overload
 
 from jaxpoison._check import DataError
 
-from .base import listing, quote
+from .base import listing, parts_of, quote
 
 _OF = re.compile(r"(?P<stem>.*?)-(?P<number>\d{5,})-of-(?P<total>\d{5,})(?P<end>\.\w+)?")
 _COMPRESSED = re.compile(r".*\.(tar\.(gz|bz2?|xz|zst|lz4?|lzma|z|br)|tgz|tbz2?|txz|tzst)", re.I)
@@ -63,7 +63,7 @@ def choose_shards(paths: list[Path], name: str, split: str | None) -> list[Path]
         fits = list(groups)
     if len(fits) != 1:
         base = name if split is None else name.rpartition("#")[0]
-        known = " or ".join(quote(f"{base}#{group}") for group in list(groups)[:4])
+        known = parts_of(base, list(groups))
         what = f"{len(fits)} data sets" if fits or split is None else f"no shards of {quote(split)}"
         raise DataError(
             f"{name}: the folder holds {what}; its shards are named {listing(list(groups))}; "

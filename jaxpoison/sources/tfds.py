@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from jaxpoison._check import DataError, UsageError
 
-from .base import ColumnSource, listing, quote
+from .base import ColumnSource, listing, parts_of, quote
 from .columns import readable
 from .example import Feature
 from .examples import Choice, read_examples
@@ -163,9 +163,7 @@ def _choose_split(info: dict[str, Any], name: str, split: str | None) -> _Split:
     wanted = split or ("train" if len(splits) != 1 else next(iter(splits)))
     if wanted not in splits:
         base = name.rpartition("#")[0] if split else name
-        known = (
-            " or ".join(quote(f"{base}#{each}", 400) for each in list(splits)[:6]) or "another set"
-        )
+        known = parts_of(base, list(splits), 6) or "another set"
         raise DataError(f"{name}: no split {quote(wanted)}; write {known}")
     held = splits[wanted]
     try:
