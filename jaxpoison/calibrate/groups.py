@@ -189,11 +189,13 @@ def _is_trait(group: Group, check: Exclusion) -> bool:
         return True
     if not group.is_plain:
         return strength >= _FEW_PRODUCT
-    if check.mixture < 0:  # of one class, or taken from one: the trait must speak for itself
-        return strength >= _TRAIT_ALONE and group.depth >= _TRAIT_DEEP
     least = _TRAIT_DISPLACEMENT + _TRAIT_NOISE / np.sqrt(len(group.rows))
     is_displaced = bool(check.home >= least * check.transplant)
-    return strength >= _TRAIT_ALONE or (strength >= _TRAIT_PRODUCT and is_displaced)
+    speaks = strength >= _TRAIT_ALONE or (strength >= _TRAIT_PRODUCT and is_displaced)
+    if check.mixture < 0:  # of one class, or from one: it lies in others, or the trait is plain
+        is_plain = strength >= _TRAIT_ALONE and group.depth >= _TRAIT_DEEP
+        return is_plain or (speaks and check.depth >= _DEEP)
+    return speaks
 
 
 def decisive(group: Group, check: Exclusion) -> tuple[str, float, float]:
