@@ -185,7 +185,7 @@ def _is_trait(group: Group, check: Exclusion) -> bool:
     if not is_worth_verifying(group) or check.expected < _TRAIT_EXPECTED:
         return False
     strength = group.separation * group.depth
-    if _is_mixture(check):
+    if group.num_features >= _FEW_FEATURES and _is_mixture(check):
         return True
     if not group.is_plain:
         return strength >= _FEW_PRODUCT
