@@ -112,7 +112,10 @@ def test_a_trait_of_rows_that_scatter_like_one_class_must_speak_for_itself():
     assert grouping.is_confirmed(trait(num_rows=497, separation=4.0, depth=0.75), unknown, 10)
     many = one._replace(mixture=1.0, mixture_error=0.1)
     assert grouping.is_confirmed(trait(separation=4.0, depth=0.3), many, 10)
-    assert not grouping.is_confirmed(trait(separation=4.0, depth=0.3, num_features=18), many, 10)
+    few = {"num_features": 18}
+    assert not grouping.is_confirmed(trait(separation=4.0, depth=0.3, **few), many, 10)
+    assert not grouping.is_confirmed(trait(separation=20.0, depth=0.9, **few), one, 10)
+    assert grouping.is_confirmed(trait(separation=20.0, depth=0.9, **few), inside, 10)
 
 
 def test_nothing_is_confirmed_where_a_class_is_known_no_better_than_chance():

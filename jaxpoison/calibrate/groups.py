@@ -187,6 +187,8 @@ def _is_trait(group: Group, check: Exclusion) -> bool:
     strength = group.separation * group.depth
     if group.num_features >= _FEW_FEATURES and _is_mixture(check):
         return True
+    if group.num_features < _FEW_FEATURES and check.mixture < 0 and not check.depth >= _DEEP:
+        return False  # honest corners of image segments reach a strength of 8.3
     if not group.is_plain:
         return strength >= _FEW_PRODUCT
     least = _TRAIT_DISPLACEMENT + _TRAIT_NOISE / np.sqrt(len(group.rows))
