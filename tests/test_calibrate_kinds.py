@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from jaxpoison._types import Exclusion
+from group_data import DIRTY, HONEST, displaced, group, trait
 from jaxpoison.calibrate import (
     Finding,
-    Group,
     decide,
     find,
     fuse,
@@ -21,31 +20,7 @@ from jaxpoison.calibrate import (
 from jaxpoison.calibrate import groups as grouping
 from jaxpoison.calibrate import verdict as judging
 
-HONEST = Exclusion(
-    num_rows=20, agreement=0.9, expected=0.9, log10_p=-0.1, diversity=0.3, transplant=1.0,
-    home=1.0, source=2, source_share=0.4,
-)  # fmt: skip
-DIRTY = HONEST._replace(agreement=0.05, log10_p=-12.0, home=2.5)
-NAN = float("nan")
 SEP, DEEP = grouping._TRAIT_SEPARATION, grouping._TRAIT_DEPTH
-
-
-def group(detector="mixture", rows=range(20), **options):
-    rows = np.array(list(rows))
-    given = {
-        "space": "input", "target": 1, "log_odds": np.full(len(rows), 6.0), "separation": 20.0,
-        "z": 3.0, "num_features": 64,
-    }  # fmt: skip
-    return Group(detector=detector, rows=rows, **{**given, **options})
-
-
-def trait(num_rows=20, separation=6.0, depth=0.9, num_features=64):
-    odds = np.full(num_rows, 5.0)
-    return trait_group(1, np.arange(num_rows), odds, separation, depth, num_features)
-
-
-def displaced(ratio):
-    return HONEST._replace(home=ratio, transplant=1.0)
 
 
 def test_modes_and_corners_of_tables_with_few_features_prove_less():
@@ -60,62 +35,6 @@ def test_modes_and_corners_of_tables_with_few_features_prove_less():
     assert grouping.is_confirmed(trait(**corner), displaced(2.0), 10)
     assert grouping.is_confirmed(trait(separation=20.0, depth=0.9, **few), HONEST, 10)
     assert not grouping.is_lone(group("whitening", range(40), separation=6.0, **few))
-
-
-def test_rare_honest_values_in_tables_of_unlike_units_prove_nothing():
-    own = {"own_units": True}
-    mode = group("whitening", range(40), separation=33.0, **own)
-    assert not grouping.is_confirmed(mode, HONEST, 10) and not grouping.is_lone(mode)
-    assert grouping.is_confirmed(mode, DIRTY, 10)  # but rows that a classifier gives elsewhere
-    assert not grouping.is_confirmed(mode._replace(separation=11.0), DIRTY._replace(home=1.0), 10)
-    assert grouping.is_confirmed(mode._replace(own_units=False), HONEST, 10)
-    near = DIRTY._replace(home=1.5)
-    assert grouping.is_confirmed(group(), near, 10)
-    assert not grouping.is_confirmed(group(**own), near, 10)
-    assert not grouping.is_confirmed(trait(separation=8.0)._replace(**own), displaced(2.0), 10)
-    few = {"num_features": 18, **own}  # where few features decide, units change nothing
-    assert grouping.is_confirmed(group("whitening", separation=30.0, **few), HONEST, 10)
-
-
-@pytest.mark.parametrize(
-    ("gain", "error", "expected"),
-    [
-        (0.7, 0.16, True),
-        (0.7, 0.3, False),
-        (0.1, 0.01, False),
-        (-2.0, 0.1, False),
-        (NAN, NAN, False),
-    ],
-)
-def test_rows_that_scatter_like_many_classes_are_theirs(gain, error, expected):
-    near = DIRTY._replace(
-        home=1.0, diversity=0.8, expected=0.4, agreement=0.0, mixture=gain, mixture_error=error
-    )
-    assert grouping.is_confirmed(group(), near, 100) is expected
-    statistic, value, least = grouping.decisive(group(), near)
-    if expected:
-        assert statistic == "nats a row gained as rows of other classes"
-        assert value == gain and least == pytest.approx(3 * error)
-        assert not grouping.is_confirmed(group(), near._replace(diversity=0.3), 100)
-        assert not grouping.is_confirmed(group(), near._replace(agreement=0.2), 100)
-
-
-def test_a_trait_of_rows_that_scatter_like_one_class_must_speak_for_itself():
-    one = HONEST._replace(mixture=-4.0, mixture_error=0.2, home=1.2)
-    assert not grouping.is_confirmed(trait(num_rows=497, separation=4.0, depth=0.75), one, 10)
-    assert not grouping.is_confirmed(trait(num_rows=126, separation=19.6, depth=0.36), one, 10)
-    assert grouping.is_confirmed(trait(num_rows=126, separation=10.0, depth=0.9), one, 10)
-    inside = one._replace(depth=0.9)  # warped rows of a few classes
-    assert grouping.is_confirmed(trait(num_rows=184, separation=5.1, depth=0.7), inside, 10)
-    assert not grouping.is_confirmed(trait(num_rows=184, separation=4.0, depth=0.3), inside, 10)
-    unknown = one._replace(mixture=NAN, mixture_error=NAN)
-    assert grouping.is_confirmed(trait(num_rows=497, separation=4.0, depth=0.75), unknown, 10)
-    many = one._replace(mixture=1.0, mixture_error=0.1)
-    assert grouping.is_confirmed(trait(separation=4.0, depth=0.3), many, 10)
-    few = {"num_features": 18}
-    assert not grouping.is_confirmed(trait(separation=4.0, depth=0.3, **few), many, 10)
-    assert not grouping.is_confirmed(trait(separation=20.0, depth=0.9, **few), one, 10)
-    assert grouping.is_confirmed(trait(separation=20.0, depth=0.9, **few), inside, 10)
 
 
 def test_nothing_is_confirmed_where_a_class_is_known_no_better_than_chance():
