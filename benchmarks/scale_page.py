@@ -17,7 +17,8 @@ _SPEED = ("wall", "cpu", "rows_s", "peak_mb")
 _TRIED = """\
 ## What was tried for speed
 
-For a thousand classes, on two cores, one million rows of 512 features:
+For a thousand classes, on two cores, one million rows of 512 features. Gains of single steps and
+the memory of the whole scan were measured by hand when the step was made and are in no record:
 
 - *Spectral*, 2.5 s aimed at: new directions projected and factorised alone instead of with the
   whole basis (eight times as fast), one CPU device a core (a pass is a loop over small tiles, one

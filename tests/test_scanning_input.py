@@ -7,6 +7,7 @@ import json
 
 import numpy as np
 import pytest
+from sklearn.datasets import load_digits
 
 import jaxpoison
 from jaxpoison import scan
@@ -91,6 +92,13 @@ def test_rows_with_nan_can_be_left_out(rows_report):
 def test_nan_in_features_leaves_the_row_out():
     report = quick(X, Y, features=broken(np.nan, row=40), drop_nonfinite=True)
     assert 40 not in report.index and len(report.index) == 599
+
+
+def test_rare_honest_values_of_a_plain_table_raise_no_alarm():
+    """Pixels at the rim, each in a unit of its own, that a few digits of one class have."""
+    x, y = load_digits(return_X_y=True)
+    report = scan(x.astype(np.float32), y, features=x.astype(np.float32))
+    assert report.verdict == "clean" and not report.flagged.any()
 
 
 def test_small_classes_are_reported():

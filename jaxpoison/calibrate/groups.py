@@ -168,7 +168,11 @@ def _is_deep(group: Group, check: Exclusion) -> bool:
 
 
 def _is_mixture(check: Exclusion) -> bool:
-    return check.mixture >= max(_MIXTURE, _MIXTURE_ERRORS * check.mixture_error)
+    return check.mixture >= _mixture_limit(check)
+
+
+def _mixture_limit(check: Exclusion) -> float:
+    return max(_MIXTURE, _MIXTURE_ERRORS * check.mixture_error)
 
 
 def _is_mode(group: Group, check: Exclusion) -> bool:
@@ -194,9 +198,9 @@ def _is_trait(group: Group, check: Exclusion) -> bool:
     least = _TRAIT_DISPLACEMENT + _TRAIT_NOISE / np.sqrt(len(group.rows))
     is_displaced = bool(check.home >= least * check.transplant)
     speaks = strength >= _TRAIT_ALONE or (strength >= _TRAIT_PRODUCT and is_displaced)
-    if check.mixture < 0:  # of one class, or from one: it lies in others, or the trait is plain
-        is_plain = strength >= _TRAIT_ALONE and group.depth >= _TRAIT_DEEP
-        return is_plain or (speaks and check.depth >= _DEEP)
+    if check.mixture < 0:  # of one class, or from one: it lies in others, or the trait is strong
+        is_strong = strength >= _TRAIT_ALONE and group.depth >= _TRAIT_DEEP
+        return is_strong or (speaks and check.depth >= _DEEP)
     return speaks
 
 
@@ -208,8 +212,8 @@ def decisive(group: Group, check: Exclusion) -> tuple[str, float, float]:
         if _is_deep(group, check):
             if check.depth >= _DEEP:
                 return "depth in the classes it is taken for", check.depth, _DEEP
-            least = max(_MIXTURE, _MIXTURE_ERRORS * check.mixture_error)
-            return "nats a row gained as rows of other classes", check.mixture, least
+            limit = _mixture_limit(check)
+            return "nats a row gained as rows of other classes", check.mixture, limit
         if group.detector == "whitening" and _is_mode(group, check):
             limit = _WHITENING_SEPARATION if group.is_plain else _FEW_SEPARATION
             return "separation of two modes of the class", group.separation, limit

@@ -13,7 +13,7 @@ from jaxpoison import folds
 from jaxpoison._types import HostArray
 from jaxpoison.detect._inputs import rows_between
 from jaxpoison.linalg import one_thread
-from jaxpoison.stream import Stream
+from jaxpoison.stream import Stream, one_ahead
 
 _CELLS = 512
 _PROBES = 8  # cells that each row looks into
@@ -135,12 +135,7 @@ def _blocks(stream: Stream, projection: HostArray) -> Iterator[tuple[int, HostAr
         x = np.asarray(x, np.float32).reshape(len(x), -1)
         return x @ projection if projection.size else x
 
-    with ThreadPoolExecutor(1) as reader:
-        ahead = [reader.submit(read, start) for start in starts[:1]]
-        for i, start in enumerate(starts, 1):
-            x = ahead.pop().result()
-            ahead += [reader.submit(read, after) for after in starts[i : i + 1]]
-            yield start, x
+    return zip(starts, one_ahead(read, starts), strict=True)
 
 
 def _of_rows(x: HostArray, start: int, cells: Cells, k: int) -> tuple[HostArray, HostArray]:

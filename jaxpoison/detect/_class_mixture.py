@@ -84,8 +84,8 @@ def _of_one(y: HostArray, variance: HostArray) -> HostArray:
 
 
 def _of_classes(y: HostArray, variance: HostArray, means: HostArray, share: HostArray) -> HostArray:
+    from scipy.special import logsumexp
+
     beyond = (y / variance) @ means.T - 0.5 * (means**2 / variance).sum(axis=1) + np.log(share)
-    top = beyond.max(axis=1, keepdims=True)
-    more = top[:, 0] + np.log(np.exp(beyond - top).sum(axis=1))
-    out: HostArray = _of_one(y, variance) + more
+    out: HostArray = _of_one(y, variance) + logsumexp(beyond, axis=1)
     return out

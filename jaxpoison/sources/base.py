@@ -78,9 +78,14 @@ def quote(text: object, limit: int = 80) -> str:
     return shown if len(str(text)) <= limit else f"{shown[:limit]}...'"
 
 
+def whole(name: str) -> str:
+    """What the user typed, to be typed again: long, as paths are."""
+    return quote(name, 400)
+
+
 def parts_of(name: str, parts: list[str], most: int = 4) -> str:
-    """What to write for a part of what was given, for a message; whole, to be typed again."""
-    return " or ".join(quote(f"{name}#{part}", 400) for part in parts[:most])
+    """What to write for a part of what was given, for a message."""
+    return " or ".join(whole(f"{name}#{part}") for part in parts[:most])
 
 
 def listing(names: list[str], limit: int = 8) -> str:

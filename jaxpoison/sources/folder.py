@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxpoison._check import DataError, NothingToScan
 
-from .base import Array, ColumnSource, convert, listing, quote
+from .base import Array, ColumnSource, convert, listing, whole
 from .labels import Labels, check_labels, number_names
 from .spill import sharing
 from .table import ending_of
@@ -141,13 +141,13 @@ def _compare(first: ColumnSource, shard: ColumnSource) -> None:
         mine, theirs = getattr(shard.schema, field), getattr(first.schema, field)
         if mine != theirs:
             raise DataError(
-                f"{shard.name}: {field} {mine} differs from {theirs} of {quote(first.name, 400)}; "
+                f"{shard.name}: {field} {mine} differs from {theirs} of {whole(first.name)}; "
                 "make the shards alike, or scan them apart"
             )
     if (shard.schema.class_names is None) != (first.schema.class_names is None):
         raise DataError(
             f"{shard.name}: its labels are {'numbers' if first.schema.class_names else 'text'}, "
-            f"those of {quote(first.name, 400)} are not; make the shards alike"
+            f"those of {whole(first.name)} are not; make the shards alike"
         )
 
 

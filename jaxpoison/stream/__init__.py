@@ -14,7 +14,7 @@ from ._engines import Engine, Feed, LocalEngine, ShardValue
 from ._keys import digest_of_value
 from ._opening import ENGINES, is_first_process, leave_others, machine_identity, open_engine
 from ._records import Journal, Record
-from ._rows import Rows, RowSource
+from ._rows import Rows, RowSource, one_ahead
 from ._steps import Stage, compiled, make_mesh, mesh_of_solvers, place
 from ._stream import Additive, Fold, Stream
 
@@ -39,6 +39,7 @@ __all__ = [
     "machine_identity",
     "make_mesh",
     "mesh_of_solvers",
+    "one_ahead",
     "open_engine",
     "place",
     "use_compile_cache",

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import partial
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
 from jaxpoison._types import Block, HostArray
 from jaxpoison.layout import Layout, aligned_empty
+
+T = TypeVar("T")
+
+
+def one_ahead(make: Callable[[int], T], starts: range) -> Iterator[T]:
+    """What is made of each start, in order; a thread makes the next one meanwhile."""
+    with ThreadPoolExecutor(1) as maker:
+        ahead = [maker.submit(make, start) for start in starts[:1]]
+        for after in range(1, len(starts) + 1):
+            made = ahead.pop().result()
+            ahead += [maker.submit(make, start) for start in starts[after : after + 1]]
+            yield made
 
 
 class RowSource(Protocol):
@@ -91,12 +104,7 @@ class Rows:
 
     def groups(self, starts: range, size: int) -> Iterator[Block]:
         """The group of each start; a background thread reads one group ahead."""
-        with ThreadPoolExecutor(1) as reader:
-            ahead = [reader.submit(self.group, start, size) for start in starts[:1]]
-            for after in range(1, len(starts) + 1):
-                blocks = ahead.pop().result()
-                ahead += [reader.submit(self.group, s, size) for s in starts[after : after + 1]]
-                yield blocks
+        return one_ahead(partial(self.group, size=size), starts)
 
     def _read(self, shard: int) -> HostArray | None:
         """The rows of a shard, None past the end."""
