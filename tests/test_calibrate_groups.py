@@ -62,3 +62,30 @@ def test_a_trait_of_rows_that_scatter_like_one_class_must_speak_for_itself():
     assert not grouping.is_confirmed(trait(separation=4.0, depth=0.3, **few), many, 10)
     assert not grouping.is_confirmed(trait(separation=20.0, depth=0.9, **few), one, 10)
     assert grouping.is_confirmed(trait(separation=20.0, depth=0.9, **few), inside, 10)
+
+
+@pytest.mark.parametrize(
+    ("options", "gain", "is_poison"),
+    [
+        ({"separation": 10.7}, -4.0, False),  # 24 with the displacement: a corner of its class
+        ({"separation": 18.0}, -4.0, True),
+        ({"separation": 10.7}, 0.5, True),  # rows of many classes
+        ({"separation": 10.7}, NAN, True),  # two classes: their scatter tells nothing
+        ({"separation": NAN}, -4.0, False),
+        ({"separation": 10.7, "num_features": 64}, -4.0, True),
+    ],
+)
+def test_displaced_rows_of_few_features_that_scatter_like_one_class_lie_far_apart(
+    options, gain, is_poison
+):
+    check = DIRTY._replace(home=2.25, mixture=gain, mixture_error=0.1)
+    found = group(**{"num_features": 18, **options})
+    assert grouping.is_confirmed(found, check, 7) is is_poison
+    assert grouping.is_confirmed(found, check._replace(depth=0.9), 7)
+
+
+def test_a_wide_mode_of_few_features_is_not_one_class_alone():
+    mode = group("whitening", separation=7.4, spread_ratio=1.7, num_features=18)
+    assert grouping.is_confirmed(mode, HONEST, 7)
+    assert not grouping.is_confirmed(mode, HONEST._replace(mixture=-7.0), 7)
+    assert grouping.is_confirmed(mode._replace(separation=13.0), HONEST._replace(mixture=-7.0), 7)

@@ -45,6 +45,9 @@ _WHITENING_SEPARATION = 7.0  # of two modes behind an open gate; honest classes 
 # spread like the rest of their class, traits whose product is 7.6, and displacements of 1.5.
 _FEW_FEATURES = 48
 _FEW_SEPARATION, _FEW_SPREAD, _FEW_PRODUCT, _FEW_DISPLACEMENT = 12.0, 1.5, 8.2, 1.7
+# There a displaced group that is no rows of many classes must be far apart as well: honest corners
+# of image segments reach 24 as separation times displacement, planted rows of one class 48 to 800.
+_FEW_APART = 34.0
 # So they do where each feature has its own unit: a rare but honest value, as a pixel at the rim
 # or a flag, is as far off as a trigger, and most of all one that only one class has.
 
@@ -151,7 +154,20 @@ def _is_displaced(group: Group, check: Exclusion) -> bool:
     return (
         check.home >= displacement_limit(group) * check.transplant
         and check.transplant <= _MAX_TRANSPLANT
+        and not _is_corner(group, check)
     )
+
+
+def _is_corner(group: Group, check: Exclusion) -> bool:
+    """Whether a displaced group of few features may be an odd part of its own class."""
+    if group.num_features >= _FEW_FEATURES or not _is_alike(check):
+        return False
+    return not group.separation * check.home >= _FEW_APART * check.transplant
+
+
+def _is_alike(check: Exclusion) -> bool:
+    """Whether rows scatter as one class does and lie in no other."""
+    return check.mixture < 0 and not check.depth >= _DEEP
 
 
 def _is_deep(group: Group, check: Exclusion) -> bool:
@@ -182,7 +198,8 @@ def _is_mode(group: Group, check: Exclusion) -> bool:
     if group.num_features >= _FEW_FEATURES:
         # a rare value of honest rows leaves them what they are
         return group.separation >= _FEW_SEPARATION and check.log10_p <= _MAX_LOG10_P
-    return group.separation >= _FEW_SEPARATION or (far and group.spread_ratio >= _FEW_SPREAD)
+    is_wide = far and group.spread_ratio >= _FEW_SPREAD and not _is_alike(check)
+    return group.separation >= _FEW_SEPARATION or is_wide
 
 
 def _is_trait(group: Group, check: Exclusion) -> bool:
@@ -191,7 +208,7 @@ def _is_trait(group: Group, check: Exclusion) -> bool:
     strength = group.separation * group.depth
     if group.num_features >= _FEW_FEATURES and _is_mixture(check):
         return True
-    if group.num_features < _FEW_FEATURES and check.mixture < 0 and not check.depth >= _DEEP:
+    if group.num_features < _FEW_FEATURES and _is_alike(check):
         return False  # honest corners of image segments reach a strength of 8.3
     if not group.is_plain:
         return strength >= _FEW_PRODUCT
