@@ -11,6 +11,9 @@ from sklearn.metrics import roc_auc_score
 
 from jaxpoison import scan
 from jaxpoison.attacks import poison
+from jaxpoison.calibrate.groups import Finding
+from jaxpoison.calibrate.labels import LabelAttack
+from jaxpoison.scanning import verify
 from scan_data import UNTRAINED
 
 TARGET = 3
@@ -56,6 +59,27 @@ def test_uniform_flips():
     assert roc_auc_score(made.mask, report.suspicion) >= 0.98
     assert made.mask[report.flagged].mean() >= 0.9 and report.flagged[made.mask].mean() >= 0.4
     assert abs(report.report["estimated_rate"] - report.flagged.mean()) < 0.02
+
+
+@pytest.mark.parametrize(
+    ("share", "is_drawn", "num_rows", "kind"),
+    [
+        (0.2, True, 60, "label_flip"),
+        (0.2, True, 130, "backdoor"),  # more than wrong labels explain
+        (0.2, False, 130, "label_flip"),  # a cut takes as many rows as it takes
+        (0.0, False, 130, "backdoor"),
+    ],
+)
+def test_what_wrong_labels_all_over_explain(share, is_drawn, num_rows, kind):
+    rows, nothing = np.arange(num_rows), np.zeros(0)
+    found = Finding(
+        kind="backdoor", target=0, source=None, rows=rows, log_odds=np.ones(num_rows),
+        support=np.ones(num_rows), near=nothing.astype(np.int64), near_odds=nothing,
+        confidence=0.9, confirmed=True, groups=(0,),
+    )  # fmt: skip
+    attack = LabelAttack(share, np.zeros(5, np.bool_), np.zeros((5, 5), np.bool_))
+    said = verify._by_labels(found, is_drawn, None, np.repeat(np.arange(5), 300), attack)
+    assert said.kind == kind and np.array_equal(said.rows, rows)
 
 
 def test_labels_that_mean_nothing():

@@ -91,8 +91,8 @@ def _sketched_coordinates(stream: Stream, d: int) -> dict[str, HostArray]:
         _, mean = folds.class_means(inner)
         bases = sketched_bases(inner)
         both = folds.project(inner, np.concatenate(list(bases.values()), axis=1), mean)
-        parts = np.split(both, len(bases), axis=1)
-        return {name: np.ascontiguousarray(each) for name, each in zip(bases, parts, strict=True)}
+        # views, since rows in both bases are the largest thing that a scan of a table holds
+        return dict(zip(bases, np.split(both, len(bases), axis=1), strict=True))
 
     value: dict[str, HostArray] = stream.memo("sketched_coordinates", make)
     return value

@@ -14,6 +14,7 @@ from jaxpoison.stream import Stream
 
 _FLOOR = 1e-3  # of the typical distance: exact copies have distance 0
 _LEAST_SPREAD = 0.1  # of log distance: classes whose distances are all alike
+_JOINED_ROWS = 1 << 18  # whose neighbours are looked at together: few of them are joined
 
 
 class DuplicatesInfo(NamedTuple):
@@ -137,10 +138,14 @@ def _components(distance: HostArray, rows: HostArray, reach: HostArray) -> HostA
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    n, k = rows.shape
-    both = np.minimum(reach[:, None], reach[np.maximum(rows, 0)])
-    joined = (rows >= 0) & (distance <= both) & (both > 0)
-    start = np.repeat(np.arange(n), k)[joined.ravel()]
-    graph = coo_array((np.ones(len(start), np.bool_), (start, rows[joined])), shape=(n, n))
+    n, edges = len(rows), []
+    for first in range(0, n, _JOINED_ROWS):
+        part = slice(first, first + _JOINED_ROWS)
+        both = np.minimum(reach[part, None], reach[np.maximum(rows[part], 0)])
+        joined = (rows[part] >= 0) & (distance[part] <= both) & (both > 0)
+        start, place = np.nonzero(joined)
+        edges.append((start + first, rows[part][start, place]))
+    start, end = (np.concatenate(each) for each in zip(*edges, strict=True))
+    graph = coo_array((np.ones(len(start), np.bool_), (start, end)), shape=(n, n))
     labels: HostArray = connected_components(graph, directed=False)[1]
     return labels

@@ -166,7 +166,8 @@ def verify(
     rest = [found for found in findings if not found.confirmed]
     open_labels = doubt = None
     if labels is not None:
-        anew, open_labels, doubt = _labelled(anew, labels, witness, fdr)
+        drawn_by = [any(_has_boundary(groups[i]) for i in found.groups) for found in anew]
+        anew, open_labels, doubt = _labelled(anew, drawn_by, labels, witness, fdr)
         named = {found.target for found in anew}
         rest = [found for found in rest if found.target not in named]
     progress("verify", len(witness), len(witness))
@@ -223,12 +224,21 @@ def _surrounded(
     return calibrate.surround(found, rows, odds)
 
 
+def _has_boundary(group: calibrate.Group) -> bool:
+    return group.log_odds is not None or bool(group.hint)
+
+
 def _labelled(
-    findings: list[calibrate.Finding], evidence: LabelEvidence, witness: Stream, fdr: float
+    findings: list[calibrate.Finding],
+    drawn: list[bool],
+    evidence: LabelEvidence,
+    witness: Stream,
+    fdr: float,
 ) -> tuple[list[calibrate.Finding], HostArray, HostArray | None]:
     """Findings with those that labels alone give, and what kind they are of.
 
     Also the open classes, and the doubt of every label where wrong ones are spread evenly.
+    ``drawn`` says of each finding whether a group behind it has a boundary of its own.
     """
     labels, opinion, attack, doubt = witness.labels, evidence.opinion, evidence.attack, None
     posterior = evidence.posterior() if attack.uniform > 0 else None
@@ -239,7 +249,10 @@ def _labelled(
     else:
         found = calibrate.uniform_findings(posterior, labels, fdr)
         doubt = -np.log(np.maximum(posterior[np.arange(len(labels)), labels], 1e-300))
-    findings = [_by_labels(each, opinion, labels, attack) for each in findings]
+    findings = [
+        _by_labels(each, is_drawn, opinion, labels, attack)
+        for each, is_drawn in zip(findings, drawn, strict=True)
+    ]
     named = {each.target: each for each in findings}
     for each in found:
         other = named.get(each.target)
@@ -256,15 +269,20 @@ def _labelled(
 
 
 def _by_labels(
-    found: calibrate.Finding, opinion: Opinion, labels: HostArray, attack: LabelAttack
+    found: calibrate.Finding,
+    is_drawn: bool,
+    opinion: Opinion,
+    labels: HostArray,
+    attack: LabelAttack,
 ) -> calibrate.Finding:
-    """A dirty-label finding that wrong labels all over explain, or one part of a class."""
+    """A dirty-label finding that wrong labels all over explain, or one part of a class.
+
+    A cut through the farthest rows takes as many as it takes, wrong labels or not.
+    """
     if found.kind != "backdoor":
         return found
-    if (
-        attack.uniform > 0
-        and len(found.rows) <= 2.0 * attack.uniform * (labels == found.target).sum()
-    ):
+    wrong = attack.uniform * (labels == found.target).sum()
+    if attack.uniform > 0 and (not is_drawn or len(found.rows) <= 2.0 * wrong):
         return found._replace(kind="label_flip", source=None)
     return _of_part(found, opinion, labels)
 
