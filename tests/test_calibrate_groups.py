@@ -89,3 +89,10 @@ def test_a_wide_mode_of_few_features_is_not_one_class_alone():
     assert grouping.is_confirmed(mode, HONEST, 7)
     assert not grouping.is_confirmed(mode, HONEST._replace(mixture=-7.0), 7)
     assert grouping.is_confirmed(mode._replace(separation=13.0), HONEST._replace(mixture=-7.0), 7)
+
+
+def test_a_mode_of_a_few_rows_that_are_known_by_others_proves_nothing():
+    few = group("whitening", range(14), separation=14.2)
+    assert not grouping.is_confirmed(few, HONEST, 10)
+    assert grouping.is_confirmed(few, DIRTY._replace(home=1.0), 10)
+    assert grouping.is_confirmed(group("whitening", range(20), separation=14.2), HONEST, 10)

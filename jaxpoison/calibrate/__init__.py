@@ -1,5 +1,11 @@
 """From scores to p-values, gates, groups and a verdict. Every threshold lives in this room."""
 
+from jaxpoison.calibrate.boundaries import CARRIED as CARRIED
+from jaxpoison.calibrate.boundaries import carry as carry
+from jaxpoison.calibrate.boundaries import extend as extend
+from jaxpoison.calibrate.boundaries import grow as grow
+from jaxpoison.calibrate.boundaries import redraw as redraw
+from jaxpoison.calibrate.boundaries import surround as surround
 from jaxpoison.calibrate.conformal import MIN_TRUSTED as MIN_TRUSTED
 from jaxpoison.calibrate.conformal import against_trusted as against_trusted
 from jaxpoison.calibrate.conformal import conformal_p as conformal_p
@@ -24,10 +30,6 @@ from jaxpoison.calibrate.null import benjamini_hochberg as benjamini_hochberg
 from jaxpoison.calibrate.null import tail_log10_p as tail_log10_p
 from jaxpoison.calibrate.verdict import Verdict as Verdict
 from jaxpoison.calibrate.verdict import decide as decide
-from jaxpoison.calibrate.verdict import extend as extend
 from jaxpoison.calibrate.verdict import find as find
-from jaxpoison.calibrate.verdict import grow as grow
 from jaxpoison.calibrate.verdict import kind_of_part as kind_of_part
-from jaxpoison.calibrate.verdict import redraw as redraw
 from jaxpoison.calibrate.verdict import sharp_odds as sharp_odds
-from jaxpoison.calibrate.verdict import surround as surround

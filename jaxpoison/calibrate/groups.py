@@ -194,7 +194,8 @@ def _mixture_limit(check: Exclusion) -> float:
 def _is_mode(group: Group, check: Exclusion) -> bool:
     far = group.separation >= _WHITENING_SEPARATION
     if group.is_plain:
-        return far
+        # a few honest rows may show what no other row does: 14 digits lie 14 apart
+        return far and (len(group.rows) >= _LONE_ROWS or check.log10_p <= _MAX_LOG10_P)
     if group.num_features >= _FEW_FEATURES:
         # a rare value of honest rows leaves them what they are
         return group.separation >= _FEW_SEPARATION and check.log10_p <= _MAX_LOG10_P

@@ -83,16 +83,18 @@ def fit_rounds(
         solved = equations.solve(doubted)
         scores = equations.out_of_fold(solved)
         judge = [discriminant(s, labels, c, ~doubted) for s in scores]
-        logs = [j.log_likelihood(s) for s, j in zip(scores, judge, strict=True)]
-        opinions = [margins_of(log, labels) for log in logs]
-        total += sum(relative(log) for log in logs)
+        opinions, first = [], None
+        for log in (j.log_likelihood(s) for s, j in zip(scores, judge, strict=True)):
+            opinions.append(margins_of(log, labels))
+            total += relative(log)
+            first = log if first is None else first
         margins += [opinion[0].astype(np.float32) for opinion in opinions]
         weights.append(solved.mean(axis=1))
         judges.append(judge)
         taken_for = opinions[0][1]
-        usual = usual_margins(logs[0], labels, ~doubted)
+        usual = usual_margins(first, labels, ~doubted)
         doubted = doubted_rows(np.max([o[0] for o in opinions], axis=0), labels, c) | without
-    likelihoods = np.stack([total / len(margins), relative(logs[0])], axis=1).astype(np.float32)
+    likelihoods = np.stack([total / len(margins), relative(first)], axis=1).astype(np.float32)
     return Rounds(
         np.stack(margins, axis=1),
         taken_for,

@@ -8,6 +8,7 @@ from jaxpoison._types import HostArray
 from jaxpoison.linalg import one_thread
 
 _COLUMNS = 256  # features of all rows copied at a time
+_ROWS = 1 << 13  # rows copied at a time
 
 MOST_SCORES = 128
 """Classes up to which each has a score of its own; more are told apart in so many codes."""
@@ -69,8 +70,15 @@ class NormalEquations:
     @one_thread()
     def _moments(self, rows: HostArray) -> tuple[HostArray, HostArray]:
         """Gram [p + 1, p + 1] and targets [p + 1, c] of some rows, a constant 1 as last column."""
-        phi = np.concatenate([self.phi[rows], np.ones((len(rows), 1), np.float32)], axis=1)
+        phi = self._with_constant(rows)
         return phi.T @ phi, self._targets(phi, self.labels[rows])
+
+    def _with_constant(self, rows: HostArray) -> HostArray:
+        """Features of some rows [r, p + 1], copied once: they are as large as anything here."""
+        out = np.ones((len(rows), self.phi.shape[1] + 1), np.float32)
+        for i in range(0, len(rows), _ROWS):
+            out[i : i + _ROWS, :-1] = self.phi[rows[i : i + _ROWS]]
+        return out
 
     def _targets(self, phi: HostArray, labels: HostArray) -> HostArray:
         if self._codes is not None:
@@ -110,9 +118,7 @@ class NormalEquations:
         for k in range(self.num_folds):
             rows = np.flatnonzero(self._fold == k)
             gram_k, _ = self._full[k]
-            ones = np.ones((len(rows), 1), np.float32)
-            phi = np.concatenate([self.phi[rows], ones], axis=1)
-            self._full[k] = gram_k, self._targets(phi, self.labels[rows])
+            self._full[k] = gram_k, self._targets(self._with_constant(rows), self.labels[rows])
 
     def solve(self, left_out: HostArray) -> HostArray:
         """Weights [v, folds, p + 1, k] fitted to the other folds without some rows."""
@@ -138,11 +144,12 @@ class NormalEquations:
         v, _, _, c = weights.shape
         out = np.empty((v, len(self.phi), c), np.float32)
         for k in range(self.num_folds):
-            rows = np.flatnonzero(self._fold == k)
-            phi = self.phi[rows]
-            for i, columns in enumerate(self.columns):
-                at = np.flatnonzero(columns)
-                out[i, rows] = phi[:, at] @ weights[i, k, at] + weights[i, k, -1]
+            every = np.flatnonzero(self._fold == k)
+            for rows in np.split(every, range(_ROWS, len(every), _ROWS)):
+                phi = self.phi[rows]
+                for i, columns in enumerate(self.columns):
+                    at = np.flatnonzero(columns)
+                    out[i, rows] = phi[:, at] @ weights[i, k, at] + weights[i, k, -1]
         return out
 
 

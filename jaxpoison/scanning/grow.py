@@ -24,7 +24,8 @@ def grown(
     """Findings with the rows that a classifier taught by theirs gives to them.
 
     Single detectors find the part of the poison that their view shows. What all of them together
-    say of that part is learnt, and sought in the rest of the class.
+    say of that part is learnt, and sought in the rest of the class; where several classes hold
+    poison, in all classes.
 
     Args:
         findings: Of all kinds; confirmed backdoors are grown.
@@ -39,10 +40,27 @@ def grown(
         columns += [opinion.margins, opinion.depth]
     if not columns:
         return findings
+    shared = _shared(findings, columns, labels, fdr)
+    if shared is not None:
+        return shared
     return [
         _grown(found, columns, labels, fdr) if found.confirmed and found.kind in _KINDS else found
         for found in findings
     ]
+
+
+def _shared(
+    findings: list[calibrate.Finding], columns: list[HostArray], labels: HostArray, fdr: float
+) -> list[calibrate.Finding] | None:
+    """Findings of a trigger that goes from class to class, None where they tell of no such one."""
+    known = np.zeros(len(labels), np.bool_)
+    for found in findings:
+        if found.confirmed and found.kind in calibrate.CARRIED:
+            known[found.rows] = True
+    if len(np.unique(labels[known])) < detect.MIN_TAUGHT:
+        return None
+    like = detect.shared_likeness(columns, labels, known)
+    return calibrate.carry(findings, labels, like.log_odds, like.separation, fdr)
 
 
 def _grown(

@@ -1,0 +1,232 @@
+"""Where the boundary of a finding runs: redrawn, extended, grown, carried to other classes."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from jaxpoison._types import HostArray, Refined
+from jaxpoison.calibrate.groups import MIN_ROWS, Finding
+from jaxpoison.layout import ClassRows
+
+CARRIED = ("backdoor", "subpopulation")
+"""Kinds of findings that may be parts of one trigger, which goes from class to class."""
+
+_NULL_ROWS = 20  # disputed rows elsewhere, to say what displacement is usual
+_NULL_SHARE = 0.02  # of them that may lie beyond the limit
+_EXCESS = 3.0  # times the expected number, from which on rows beyond it join a finding
+_REDRAW_SEPARATION = 3.0  # from which on a redrawn boundary is trusted,
+_REDRAW_OVERLAP = 0.6  # if it still holds this share of the rows
+_GROW_SEPARATION = 2.5  # of a finding's rows from the rest of their class, by all detectors
+_CARRY_SEPARATION = 3.0  # of rows of several classes from the rest of all classes
+_SURE_SUPPORT = 0.5  # of the groups: rows that so many of them hold stay flagged in any case
+_LEAST_ODDS = -20.0  # of a row beside a finding: below it, all are alike
+
+
+def redraw(found: Finding, new: Refined, fdr: float) -> Finding:
+    """A finding with its boundary drawn anew, where the new one is clear and of the same rows.
+
+    Args:
+        found: Confirmed.
+        new: Its class along the shift its rows share.
+        fdr: As in ``find``.
+
+    Returns:
+        The finding, changed or as it was.
+    """
+    rows, separation, overlap = new.rows, new.separation, new.overlap
+    sure = found.rows[found.support >= _SURE_SUPPORT]
+    at = np.searchsorted(rows, sure)
+    log_odds = new.log_odds.copy()
+    log_odds[at] = np.maximum(log_odds[at], found.log_odds[found.support >= _SURE_SUPPORT])
+    inside = np.flatnonzero(log_odds > 0)
+    if separation < _REDRAW_SEPARATION or overlap < _REDRAW_OVERLAP or not len(inside):
+        return found
+    keep = inside[within_fdr(log_odds[inside], fdr)]
+    near = np.delete(np.arange(len(rows)), keep)
+    return found._replace(
+        rows=rows[keep],
+        log_odds=log_odds[keep],
+        support=np.isin(rows[keep], sure).astype(np.float64),
+        near=rows[near],
+        near_odds=np.minimum(log_odds[near], 0.0),
+    )
+
+
+def extend(found: Finding, rows: HostArray, ratios: HostArray, null: HostArray) -> Finding:
+    """A confirmed finding with the disputed rows of its class that are displaced by themselves.
+
+    Where a trigger hardly shows (a white patch on white), what is left of a poisoned row is an
+    ordinary row of another class. Its displacement is held against that of disputed rows in the
+    classes without a finding, honest label errors as far as is known; the excess over what they
+    would give is the odds.
+
+    Args:
+        found: Confirmed.
+        rows: Disputed rows of its class.
+        ratios: [len(rows)] displacement of each.
+        null: [k] displacement of disputed rows elsewhere.
+
+    Returns:
+        The finding with more rows, or as it was where there is no null or no excess.
+    """
+    if len(null) < _NULL_ROWS or not len(rows):
+        return found
+    limit = max(float(np.quantile(null, 1.0 - _NULL_SHARE)), 1.0)
+    above = (ratios > limit) & ~np.isin(rows, found.rows, assume_unique=True)
+    expected = max(_NULL_SHARE * len(rows), 0.5)
+    excess = above.sum() - expected
+    if excess < _EXCESS * expected:
+        return found
+    new = rows[above]
+    all_rows = np.concatenate([found.rows, new])
+    odds = np.full(len(new), float(np.log(excess / expected)))
+    order = np.argsort(all_rows)
+    kept = ~np.isin(found.near, new, assume_unique=True)
+    return found._replace(
+        rows=all_rows[order],
+        log_odds=np.concatenate([found.log_odds, odds])[order],
+        support=np.concatenate([found.support, np.zeros(len(new))])[order],
+        near=found.near[kept],
+        near_odds=found.near_odds[kept],
+    )
+
+
+def grow(
+    found: Finding, rows: HostArray, log_odds: HostArray, separation: float, fdr: float
+) -> Finding:
+    """A confirmed finding with the rows of its class that are like its own.
+
+    Args:
+        found: Confirmed.
+        rows: [m] ascending rows of its class, its own among them.
+        log_odds: [m] of being like its own, from ``detect.likeness``.
+        separation: Of its own rows from the others along what tells them apart.
+        fdr: As in ``find``.
+
+    Returns:
+        The finding with the likely rows flagged and the odds of the others known, or as it was
+        where the two are not told apart. Odds a row had before count half.
+    """
+    if separation < _GROW_SEPARATION:
+        return found
+    own = np.searchsorted(rows, found.rows)
+    odds = log_odds.copy()
+    odds[own] = np.maximum(odds[own], found.log_odds)
+    likely = np.zeros(len(rows), np.bool_)
+    likely[within_fdr(odds, fdr)] = True
+    likely &= odds > 0
+    likely[own] = True
+    support = np.zeros(len(rows))
+    support[own] = found.support
+    before = np.isin(found.near, rows)
+    at = np.searchsorted(rows, found.near[before])
+    beside = np.minimum(log_odds, 0.0)
+    beside[at] = 0.5 * (beside[at] + np.maximum(found.near_odds[before], _LEAST_ODDS))
+    return found._replace(
+        rows=rows[likely],
+        log_odds=odds[likely],
+        support=support[likely],
+        near=np.concatenate([rows[~likely], found.near[~before]]),
+        near_odds=np.concatenate([beside[~likely], found.near_odds[~before]]),
+    )
+
+
+def carry(
+    findings: list[Finding], labels: HostArray, log_odds: HostArray, separation: float, fdr: float
+) -> list[Finding] | None:
+    """Findings of every class, by what rows of several classes have in common.
+
+    Args:
+        findings: Of all kinds.
+        labels: [n] dense.
+        log_odds: [n] of being like the rows of confirmed backdoors, from
+            ``detect.shared_likeness``.
+        separation: Of these rows from all others along what tells them apart.
+        fdr: As in ``find``.
+
+    Returns:
+        Backdoors with the rows of their class that are likely, and further ones in classes that
+        had no finding; what was found in another way stays. None where the two are not told
+        apart.
+    """
+    if separation < _CARRY_SEPARATION:
+        return None
+    merged = [f for f in findings if f.confirmed and f.kind != "duplicates"]
+    out = [f for f in findings if f.confirmed and f.kind == "duplicates"]
+    of = {each.target: each for each in merged}
+    confidence = min(each.confidence for each in merged)
+    of_class = ClassRows(labels, int(labels.max()) + 1)
+    for target in np.setdiff1d(labels, [each.target for each in out]):
+        rows, found = of_class[target], of.get(target)
+        carried = _carried(found, int(target), rows, log_odds[rows], confidence, fdr)
+        if carried is not None:
+            out.append(carried)
+    lone = [f for f in findings if all(f.target != each.target for each in out)]
+    return sorted([*out, *lone], key=lambda f: (-f.confidence, f.target))
+
+
+def _carried(
+    found: Finding | None,
+    target: int,
+    rows: HostArray,
+    odds: HostArray,
+    confidence: float,
+    fdr: float,
+) -> Finding | None:
+    """A finding of a class with its rows [m] that are likely, or one that is new."""
+    likely, support = np.zeros(len(rows), np.bool_), np.zeros(len(rows))
+    likely[within_fdr(odds, fdr)] = True
+    likely &= odds > 0
+    if likely.sum() < MIN_ROWS:
+        return found
+    kind = "backdoor"
+    if found is None:
+        nothing = np.zeros(0, np.int64)
+        found = Finding(
+            kind, target, None, nothing, support[:0], support[:0], nothing, support[:0],
+            confidence, True, (),
+        )  # fmt: skip
+    else:
+        own = np.searchsorted(rows, found.rows)
+        support[own] = found.support
+        if found.kind in CARRIED:
+            kind, stays = found.kind, found.support >= _SURE_SUPPORT
+        else:  # proved in another way, so it stays flagged whether it is like the others or not
+            kind = kind if likely[own].mean() >= _SURE_SUPPORT else found.kind
+            stays = np.ones(len(own), np.bool_)
+        odds[own] = np.where(stays, np.maximum(odds[own], found.log_odds), odds[own])
+        likely[own] |= stays
+    return found._replace(
+        kind=kind,
+        rows=rows[likely],
+        log_odds=odds[likely],
+        support=support[likely],
+        near=rows[~likely],
+        near_odds=np.clip(odds[~likely], _LEAST_ODDS, 0.0),
+    )
+
+
+def surround(found: Finding, rows: HostArray, log_odds: HostArray) -> Finding:
+    """A finding with odds for further rows of its class, which stay unflagged.
+
+    Args:
+        found: Confirmed.
+        rows: [m] rows of its class.
+        log_odds: [m] of belonging to it.
+    """
+    known = np.concatenate([found.rows, found.near])
+    new = ~np.isin(rows, known)
+    return found._replace(
+        near=np.concatenate([found.near, rows[new]]),
+        near_odds=np.concatenate([found.near_odds, np.minimum(log_odds[new], 0.0)]),
+    )
+
+
+def within_fdr(log_odds: HostArray, fdr: float) -> HostArray:
+    """Positions of the longest prefix, surest first, whose mean local false discovery rate fits."""
+    order = np.argsort(-log_odds, kind="stable")
+    local = 1.0 / (1.0 + np.exp(np.clip(log_odds[order], -50, 50)))
+    mean = np.cumsum(local) / np.arange(1, len(order) + 1)
+    count = int(np.searchsorted(mean, fdr, side="right"))
+    keep: HostArray = np.sort(order[: max(count, 1)])
+    return keep
