@@ -51,9 +51,12 @@ def test_a_trait_of_rows_that_scatter_like_one_class_must_speak_for_itself():
     assert not grouping.is_confirmed(trait(num_rows=497, separation=4.0, depth=0.75), one, 10)
     assert not grouping.is_confirmed(trait(num_rows=126, separation=19.6, depth=0.36), one, 10)
     assert grouping.is_confirmed(trait(num_rows=126, separation=10.0, depth=0.9), one, 10)
-    inside = one._replace(depth=0.9)  # warped rows of a few classes
+    inside = one._replace(depth=0.9, agreement=0.03)  # warped rows of a few classes
     assert grouping.is_confirmed(trait(num_rows=184, separation=5.1, depth=0.7), inside, 10)
     assert not grouping.is_confirmed(trait(num_rows=184, separation=4.0, depth=0.3), inside, 10)
+    assert not grouping.is_confirmed(trait(num_rows=93, separation=4.0, depth=0.7), inside, 10)
+    partly = inside._replace(agreement=0.15)
+    assert not grouping.is_confirmed(trait(num_rows=184, separation=5.1, depth=0.7), partly, 10)
     unknown = one._replace(mixture=NAN, mixture_error=NAN)
     assert grouping.is_confirmed(trait(num_rows=497, separation=4.0, depth=0.75), unknown, 10)
     many = one._replace(mixture=1.0, mixture_error=0.1)

@@ -83,11 +83,13 @@ def fit_rounds(
         solved = equations.solve(doubted)
         scores = equations.out_of_fold(solved)
         judge = [discriminant(s, labels, c, ~doubted) for s in scores]
-        opinions, first = [], None
-        for log in (j.log_likelihood(s) for s, j in zip(scores, judge, strict=True)):
+        first = judge[0].log_likelihood(scores[0])  # the others are not held beside it
+        opinions = [margins_of(first, labels)]
+        total += relative(first)
+        for one, some in zip(judge[1:], scores[1:], strict=True):
+            log = one.log_likelihood(some)
             opinions.append(margins_of(log, labels))
             total += relative(log)
-            first = log if first is None else first
         margins += [opinion[0].astype(np.float32) for opinion in opinions]
         weights.append(solved.mean(axis=1))
         judges.append(judge)
