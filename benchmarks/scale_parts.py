@@ -130,21 +130,18 @@ def _waiting(waits: list[tuple[float, float]]):
 
 
 def overlap(shape: Shape, folder: Path) -> dict:
-    """A scan's passes: the share of their time in which a block was there to work on."""
+    """As ``scan``, and the share of the time of its passes in which a block was there."""
     waits: list[tuple[float, float]] = []
     with _waiting(waits):
         record, _ = _scan(shape, folder)
     waited, total = (float(sum(each)) for each in zip(*waits, strict=True))
     return {
-        "shape": list(shape),
-        "wall": record["wall"],
-        "cpu": record["cpu"],
+        **record,
         "passes": len(waits),
         "in_passes": total,
         "waited": waited,
         "busy": 1.0 - waited / total,
         "by_pass": [[round(w, 3), round(t, 3)] for w, t in waits],
-        "machine": machine(),
     }
 
 

@@ -55,6 +55,8 @@ def test_a_trait_of_rows_that_scatter_like_one_class_must_speak_for_itself():
     assert grouping.is_confirmed(trait(num_rows=184, separation=5.1, depth=0.7), inside, 10)
     assert not grouping.is_confirmed(trait(num_rows=184, separation=4.0, depth=0.3), inside, 10)
     assert not grouping.is_confirmed(trait(num_rows=93, separation=4.0, depth=0.7), inside, 10)
+    near = one._replace(home=0.96)
+    assert not grouping.is_confirmed(trait(num_rows=126, separation=10.0, depth=0.9), near, 10)
     partly = inside._replace(agreement=0.15)
     assert not grouping.is_confirmed(trait(num_rows=184, separation=5.1, depth=0.7), partly, 10)
     unknown = one._replace(mixture=NAN, mixture_error=NAN)

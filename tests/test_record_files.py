@@ -25,7 +25,7 @@ from image_files import (
     write_tfrecord,
 )
 from jaxpoison._check import DataError, JaxpoisonError, NothingToScan, UsageError
-from jaxpoison.sources import open_source, tfrecord
+from jaxpoison.sources import is_embedding, open_source, tfrecord
 from jaxpoison.sources.example import floats, integers, parse
 from jaxpoison.sources.inspect import inspect
 
@@ -115,6 +115,15 @@ def test_batches_of_a_long_file(tmp_path, monkeypatch):
     monkeypatch.setattr(tfrecord, "_BATCH_BYTES", 500)
     source = open_source(write(tmp_path / "a.tfrecord", RECORDS * 5))
     np.testing.assert_array_equal(source.read(7, 30)["x"], np.concatenate([X] * 5)[7:])
+
+
+@pytest.mark.parametrize(("name", "is_so"), [("embedding", True), ("other", True), ("x", False)])
+def test_lists_are_embeddings_but_for_raw_names(tmp_path, name, is_so):
+    """As in every other format, or one data set would be scanned in two ways."""
+    records = [example({name: np.arange(3, dtype=np.float32), "label": k}) for k in (0, 1)]
+    assert is_embedding(open_source(str(write(tmp_path / "a.tfrecord", records)))) is is_so
+    images = open_source(str(write(tmp_path / "b.tfrecord", RECORDS)))
+    assert not is_embedding(images)
 
 
 def test_text_labels_and_unsorted_shards(tmp_path):

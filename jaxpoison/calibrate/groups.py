@@ -39,7 +39,8 @@ _TRAIT_PRODUCT = 2.2  # of the two, where the rows are displaced as well
 _TRAIT_ALONE = 5.0  # where they are not; honest ones reach 2.7, or 7.1 at a depth of 0.36
 _TRAIT_DEEP = 0.5
 # Rows that scatter like one class yet lie in others: warped rows keep at most .04 of the agreement
-# of their class and reach a product of 3.6; honest ones keep .2 and reach 3.4.
+# of their class and reach a product of 3.6; honest ones keep .2 and reach 3.4. Both they and rows
+# of a single class are displaced (1.18 and more); 15 honest coats of a long tail were not (0.96).
 _TRAIT_INSIDE, _TRAIT_AGREEMENT = 3.0, 0.1
 _TRAIT_DISPLACEMENT, _TRAIT_NOISE = 1.1, 0.4  # and over sqrt(rows); honest ones reach 1.13
 _TRAIT_EXPECTED = 0.2  # of the rest of its class, or doubt of a row is doubt of the classifiers
@@ -219,14 +220,14 @@ def _is_trait(group: Group, check: Exclusion) -> bool:
     least = _TRAIT_DISPLACEMENT + _TRAIT_NOISE / np.sqrt(len(group.rows))
     is_displaced = bool(check.home >= least * check.transplant)
     speaks = strength >= _TRAIT_ALONE or (strength >= _TRAIT_PRODUCT and is_displaced)
-    if check.mixture < 0:  # of one class, or from one: it lies in others, or the trait is strong
+    if check.mixture < 0:  # of one class, or from one: the trait is strong, or deep in others
         is_strong = strength >= _TRAIT_ALONE and group.depth >= _TRAIT_DEEP
         is_inside = (
             check.depth >= _DEEP
             and strength >= _TRAIT_INSIDE
             and check.agreement <= _TRAIT_AGREEMENT * check.expected
         )
-        return is_strong or (speaks and is_inside)
+        return is_displaced and (is_strong or is_inside)
     return speaks
 
 

@@ -22,7 +22,7 @@ from .example import Feature, describe, floats, integers, parse
 from .images import Size, Survey
 from .labels import Labels, check_labels, encode_labels
 from .names import IMAGE_NAMES as ANY_IMAGE
-from .names import X_NAMES
+from .names import X_NAMES, is_embedding_name
 from .names import Y_NAMES as ANY_LABEL
 from .shard_names import Numbered
 from .spans import Records, Spans
@@ -134,7 +134,9 @@ def read_examples(
             first = _numbers(data, features, choice, label)
     if choice is None:
         raise NothingToScan(f"{name}: holds no records; give data with rows")
-    source = ColumnSource(name, _column(index.records(), choice, survey, first))
+    column = _column(index.records(), choice, survey, first)
+    is_embedding = not choice.is_image and is_embedding_name(choice.x)
+    source = ColumnSource(name, column, is_embedding=is_embedding)
     if choice.y is not None:
         source = source.with_labels(*_to_labels(labels, choice, name))
     return Read(source, index.counts)
