@@ -153,8 +153,8 @@ _QUICK_CASES = (
     Case("flip uniform 10 %", "flip_uniform", 0.10),
 )
 
-_REPORTED = (51, 52, 53)
-"""Seeds of what is reported; constants were set on others (0 to 9, and looked at up to 46)."""
+_REPORTED = (54, 55, 56)
+"""Seeds of what is reported; constants were set on others (up to 53, and from 60 on)."""
 
 SUITES = {
     "quick": Suite("quick", (_DIGITS, _CANCER), _QUICK_CASES, (0,)),
