@@ -101,3 +101,21 @@ def test_a_mode_of_a_few_rows_that_are_known_by_others_proves_nothing():
     assert not grouping.is_confirmed(few, HONEST, 10)
     assert grouping.is_confirmed(few, DIRTY._replace(home=1.0), 10)
     assert grouping.is_confirmed(group("whitening", range(20), separation=14.2), HONEST, 10)
+
+
+@pytest.mark.parametrize(
+    ("num_features", "share", "separation", "is_poison"),
+    [
+        (64, 0.17, 10.6, False),  # as crossed sevens are
+        (64, 0.45, 7.9, True),
+        (64, 0.17, 17.0, True),
+        (784, 0.17, 10.6, True),
+    ],
+)
+def test_a_style_of_an_honest_class_is_no_poison(num_features, share, separation, is_poison):
+    mode = group(
+        "whitening", range(24), separation=separation, num_features=num_features, share=share
+    )
+    check = DIRTY._replace(home=1.2)
+    assert grouping.is_confirmed(mode, check, 10) is is_poison
+    assert grouping.is_lone(mode) is is_poison

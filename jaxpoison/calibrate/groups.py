@@ -45,6 +45,9 @@ _TRAIT_INSIDE, _TRAIT_AGREEMENT = 3.0, 0.1
 _TRAIT_DISPLACEMENT, _TRAIT_NOISE = 1.1, 0.4  # and over sqrt(rows); honest ones reach 1.13
 _TRAIT_EXPECTED = 0.2  # of the rest of its class, or doubt of a row is doubt of the classifiers
 _WHITENING_SEPARATION = 7.0  # of two modes behind an open gate; honest classes reach 5.3
+# Of digits, 64 features, 12 to 24 honest rows reach 14.2 (crossed sevens 10.6); what teaches a
+# network under honest labels is half of its class.
+_SMALL_FEATURES, _SMALL_SHARE, _SMALL_SEPARATION = 128, 0.3, 16.0
 # In tables of few features honest classes have modes and odd corners of their own: they reach 7.9,
 # spread like the rest of their class, traits whose product is 7.6, and displacements of 1.5.
 _FEW_FEATURES = 48
@@ -73,6 +76,7 @@ class Group(NamedTuple):
             that tell classes apart, where the detector measures it; else NaN.
         depth: How far its rows lie inside the classes they are taken for, for traits; else NaN.
         own_units: Whether each feature of the inputs was given a unit of its own.
+        share: Of its class, where a detector's gate set it apart; else NaN.
     """
 
     detector: str
@@ -87,6 +91,7 @@ class Group(NamedTuple):
     spread_ratio: float = float("nan")
     depth: float = float("nan")
     own_units: bool = False
+    share: float = float("nan")
 
     @property
     def is_plain(self) -> bool:
@@ -198,13 +203,21 @@ def _mixture_limit(check: Exclusion) -> float:
 def _is_mode(group: Group, check: Exclusion) -> bool:
     far = group.separation >= _WHITENING_SEPARATION
     if group.is_plain:
-        # a few honest rows may show what no other row does: 14 digits lie 14 apart
-        return far and (len(group.rows) >= _LONE_ROWS or check.log10_p <= _MAX_LOG10_P)
+        # a few honest rows may show what no other row does
+        are_many = len(group.rows) >= _LONE_ROWS or check.log10_p <= _MAX_LOG10_P
+        return far and are_many and not _is_style(group)
     if group.num_features >= _FEW_FEATURES:
         # a rare value of honest rows leaves them what they are
         return group.separation >= _FEW_SEPARATION and check.log10_p <= _MAX_LOG10_P
     is_wide = far and group.spread_ratio >= _FEW_SPREAD and not _is_alike(check)
     return group.separation >= _FEW_SEPARATION or is_wide
+
+
+def _is_style(group: Group) -> bool:
+    """Whether a mode may be a style that some rows of an honest class share."""
+    if group.num_features >= _SMALL_FEATURES or group.separation >= _SMALL_SEPARATION:
+        return False
+    return group.share < _SMALL_SHARE
 
 
 def _is_trait(group: Group, check: Exclusion) -> bool:
@@ -253,7 +266,7 @@ def decisive(group: Group, check: Exclusion) -> tuple[str, float, float]:
 def is_lone(group: Group) -> bool:
     """Whether a group is so far off that it is reported unconfirmed."""
     if group.detector == "whitening":
-        return len(group.rows) >= _LONE_ROWS and group.is_plain
+        return len(group.rows) >= _LONE_ROWS and group.is_plain and not _is_style(group)
     return bool(
         np.nan_to_num(group.separation) >= _LONE_SEPARATION
         and group.z >= _LONE_Z

@@ -329,7 +329,7 @@ def groups_of(evidence: list[Evidence], labels: HostArray, num_features: int) ->
             if MIN_ROWS <= len(rows) <= MAX_SHARE * len(mine):
                 found = _group(each, int(target), rows)
                 size = min(found.num_features, num_features)
-                out.append(found._replace(num_features=size))
+                out.append(found._replace(num_features=size, share=len(rows) / len(mine)))
     return out
 
 
