@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from group_data import DIRTY, HONEST, NAN, displaced, group, trait
@@ -119,3 +120,24 @@ def test_a_style_of_an_honest_class_is_no_poison(num_features, share, separation
     check = DIRTY._replace(home=1.2)
     assert grouping.is_confirmed(mode, check, 10) is is_poison
     assert grouping.is_lone(mode) is is_poison
+
+
+@pytest.mark.parametrize(
+    ("found", "check", "statistic", "limit"),
+    [
+        (
+            group(separation=10.7, num_features=18),
+            DIRTY._replace(home=2.25, mixture=-4.0),
+            "separation times displacement",
+            34.0,
+        ),
+        (trait(separation=4.5, depth=0.2), HONEST._replace(mixture=0.9), "nats a row", 0.2),
+        (trait(), HONEST._replace(mixture=-4.0, home=1.3), "separation of a trait", 5.0),
+        (trait(), HONEST._replace(mixture=-4.0, depth=0.8), "separation of a trait", 3.0),
+        (group("whitening", separation=20.0, share=0.1), HONEST, "separation of two modes", 16.0),
+        (group("whitening", separation=20.0, share=0.4), HONEST, "separation of two modes", 7.0),
+    ],
+)
+def test_the_report_names_what_decided(found, check, statistic, limit):
+    said, value, least = grouping.decisive(found, check)
+    assert said.startswith(statistic) and least == limit and np.isfinite(value)

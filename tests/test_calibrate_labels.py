@@ -183,8 +183,14 @@ def test_a_rare_class_that_others_look_like_opens_no_pair():
     rows = np.flatnonzero((labels == 3) & (depth < 0))[:150]
     depth[rows], other[rows] = 0.8, 5
     seen = flow(depth, other, labels, CLASSES)
-    assert seen.is_known[3] and not seen.is_settled[3, 7] and seen.is_settled[7, 3]
-    assert not label_attack(seen, 0.9).pairs.any()
+    assert seen.is_known[3] and not label_attack(seen, 0.9).pairs.any()
+
+
+def test_two_classes_under_one_label_do_not_shut_each_other_out():
+    depth, other, labels, _ = to_pair(120)
+    rows = np.flatnonzero(labels == 6)[:120]
+    made = carried(np.random.default_rng(7), depth, other, labels, rows, 3 - 6)
+    assert np.argwhere(attack_of(made).pairs).tolist() == [[3, 6], [3, 7]]
 
 
 def test_honest_confusion_both_ways_stays_shut():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+
 import numpy as np
 import pytest
 
@@ -10,17 +12,23 @@ from jaxpoison.calibrate import Finding
 from jaxpoison.detect import MIN_TAUGHT, shared_likeness
 from jaxpoison.detect.likeness import FEW_KNOWN
 
+module = importlib.import_module("jaxpoison.detect.likeness")  # not the function of that name
 FDR, CLASSES, ROWS, POISON = 0.05, 6, 150, 15
 
 
-def planted(seed=0, *, of_class=0.0, shift=2.2, columns=6):
-    """Columns that see the same poison in every class; classes have units of their own."""
+def planted(seed=0, *, of_class=0.0, shift=2.2, columns=6, common=0.0, poisoned=range(CLASSES)):
+    """Columns that see the same poison in every class; classes have units of their own.
+
+    ``common`` is the share of the variance of honest rows that all columns agree on.
+    """
     rng = np.random.default_rng(seed)
     labels = rng.permutation(np.arange(CLASSES * ROWS) % CLASSES)
     is_poison = np.zeros(len(labels), bool)
-    for c in range(CLASSES):
+    for c in poisoned:
         is_poison[np.flatnonzero(labels == c)[:POISON]] = True
-    table = rng.normal(size=(len(labels), columns)) + shift * is_poison[:, None]
+    odd = rng.normal(size=(len(labels), 1))
+    table = np.sqrt(common) * odd + np.sqrt(1 - common) * rng.normal(size=(len(labels), columns))
+    table += shift * is_poison[:, None]
     table = table * (1 + of_class * labels[:, None]) + 10 * of_class * labels[:, None]
     return list(table.T), labels, is_poison
 
@@ -40,23 +48,57 @@ def test_what_some_classes_teach_finds_the_poison_of_the_others(of_class):
 
 
 def test_a_class_is_not_judged_by_what_it_taught():
-    """Rows that are odd in one class only are no poison to what the other classes taught."""
+    """Rows that are odd in one class only, in a column of its own, are no poison to others."""
     columns, labels, is_poison = planted()
     odd = np.flatnonzero((labels == 2) & ~is_poison)[:20]
-    known = of(labels, is_poison, [0, 1])
+    columns[-1][labels == 2] = np.random.default_rng(3).normal(size=ROWS)
+    columns.append(
+        np.random.default_rng(4).normal(size=len(labels))
+        + 9.0 * np.isin(np.arange(len(labels)), odd)
+    )
+    known = of(labels, is_poison, [0, 1, 3])
     known[odd] = True
     assert (shared_likeness(columns, labels, known).log_odds[odd] > 0).mean() < 0.1
+
+
+@pytest.mark.parametrize("common", [0.3, 0.5])
+def test_classes_without_poison_have_no_likely_rows(common):
+    """Detectors agree about the oddest rows of honest classes: these are no poison."""
+    columns, labels, is_poison = planted(common=common, shift=5.0, columns=10, poisoned=range(3))
+    found = shared_likeness(columns, labels, is_poison)
+    assert found.separation > 3.0
+    honest = found.log_odds[labels > 2]
+    assert (honest > 0).sum() <= 2 and (found.log_odds[is_poison] > 0).mean() > 0.8
 
 
 def test_order_of_rows_and_units_of_columns_do_not_count():
     columns, labels, is_poison = planted(1)
     known = of(labels, is_poison, [1, 3, 4])
     plain = shared_likeness(columns, labels, known)
-    bent = shared_likeness([np.exp(column) for column in columns], labels, known)
+    bent = shared_likeness([3.0 * column - 2.0 for column in columns], labels, known)
     np.testing.assert_allclose(plain.log_odds, bent.log_odds)
     turned = np.random.default_rng(2).permutation(len(labels))
     moved = shared_likeness([c[turned] for c in columns], labels[turned], known[turned])
     np.testing.assert_allclose(moved.log_odds, plain.log_odds[turned], rtol=1e-3, atol=1e-3)
+
+
+def test_every_class_teaches_by_its_share_of_a_sample(monkeypatch):
+    """Also where rows are sorted, or in turns, and one class is nearly all of them."""
+    monkeypatch.setattr(module, "_MOST_TAUGHT", 30)
+    columns, labels, is_poison = planted()
+    for order in (np.argsort(labels, kind="stable"), np.argsort(is_poison, kind="stable")):
+        found = shared_likeness([c[order] for c in columns], labels[order], is_poison[order])
+        assert found.separation > 3.0 and (found.log_odds[is_poison[order]] > 0).mean() > 0.8
+    few = (labels < 1) | (np.cumsum(labels == 1) + np.cumsum(labels == 2) <= 60)
+    found = shared_likeness([c[few] for c in columns], labels[few], is_poison[few])
+    assert np.isfinite(found.log_odds).all()
+
+
+def test_constant_columns_are_harmless():
+    columns, labels, is_poison = planted()
+    more = [*columns, np.zeros(len(labels)), np.full(len(labels), np.nan)]
+    plain, with_them = (shared_likeness(c, labels, is_poison) for c in (columns, more))
+    np.testing.assert_allclose(with_them.log_odds, plain.log_odds, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("classes", [[], [0], list(range(MIN_TAUGHT - 1))])
@@ -87,12 +129,12 @@ def finding(target, rows, kind="backdoor", confidence=0.9, confirmed=True, suppo
     )  # fmt: skip
 
 
-def carried(findings, likely, separation=4.0):
-    """Findings carried over 4 classes of 20 rows each, some of which are likely."""
-    labels, odds = np.repeat(np.arange(4), 20), np.full(80, -9.0)
-    odds[likely] = 6.0
-    found = calibrate.carry(findings, labels, odds, separation, FDR)
-    return None if found is None else {each.target: each for each in found}
+def carried(findings, likely, separation=4.0, unlike=-9.0):
+    """Findings carried over 4 classes of 20 rows each, beside a fifth that holds a backdoor."""
+    labels, odds = np.repeat(np.arange(5), 20), np.full(100, unlike)
+    odds[[*likely, *range(80, 90)]] = 6.0
+    found = calibrate.carry([*findings, finding(4, range(80, 90))], labels, odds, separation, FDR)
+    return None if found is None else {each.target: each for each in found if each.target < 4}
 
 
 def test_a_class_without_a_finding_gets_one():
@@ -111,6 +153,21 @@ def test_a_finding_keeps_what_most_of_its_groups_hold():
         carried([finding(0, range(6), support=s)], range(3, 9))[0] for s in (1.0, 0.2)
     )
     assert surely.rows.tolist() == list(range(9)) and hardly.rows.tolist() == list(range(3, 9))
+
+
+def test_rows_that_few_groups_hold_leave_only_if_they_are_clearly_unlike():
+    one = finding(0, range(8), support=0.3)
+    assert carried([one], range(2, 9))[0].rows.tolist() == list(range(2, 9))
+    assert carried([one], range(2, 9), unlike=-1.0)[0].rows.tolist() == list(range(9))
+
+
+def test_findings_of_labels_alone_carry_nothing():
+    flips = finding(0, range(6), "subpopulation")._replace(groups=())
+    assert carried([flips], range(65, 72)) is None
+    assert carried([finding(0, range(6), "duplicates")], range(65, 72)) is None
+    weak = finding(1, range(20, 26), "clean_label", confidence=0.05)
+    found = carried([finding(0, range(6)), weak], range(65, 72))
+    assert found[3].confidence == 0.9
 
 
 def test_few_likely_rows_change_nothing():

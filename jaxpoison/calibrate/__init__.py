@@ -1,6 +1,6 @@
 """From scores to p-values, gates, groups and a verdict. Every threshold lives in this room."""
 
-from jaxpoison.calibrate.boundaries import CARRIED as CARRIED
+from jaxpoison.calibrate.boundaries import carried_by as carried_by
 from jaxpoison.calibrate.boundaries import carry as carry
 from jaxpoison.calibrate.boundaries import extend as extend
 from jaxpoison.calibrate.boundaries import grow as grow

@@ -8,16 +8,15 @@ from jaxpoison._types import HostArray, Refined
 from jaxpoison.calibrate.groups import MIN_ROWS, Finding
 from jaxpoison.layout import ClassRows
 
-CARRIED = ("backdoor", "subpopulation")
-"""Kinds of findings that may be parts of one trigger, which goes from class to class."""
-
 _NULL_ROWS = 20  # disputed rows elsewhere, to say what displacement is usual
 _NULL_SHARE = 0.02  # of them that may lie beyond the limit
 _EXCESS = 3.0  # times the expected number, from which on rows beyond it join a finding
 _REDRAW_SEPARATION = 3.0  # from which on a redrawn boundary is trusted,
 _REDRAW_OVERLAP = 0.6  # if it still holds this share of the rows
 _GROW_SEPARATION = 2.5  # of a finding's rows from the rest of their class, by all detectors
-_CARRY_SEPARATION = 3.0  # of rows of several classes from the rest of all classes
+_CARRY_SEPARATION = 2.5  # of rows of several classes from the rest of all classes
+_LEAST_BACKED = 2  # classes whose findings have groups behind them
+_CLEARLY_UNLIKE = -3.0  # odds below which a row that few groups hold leaves its finding
 _SURE_SUPPORT = 0.5  # of the groups: rows that so many of them hold stay flagged in any case
 _LEAST_ODDS = -20.0  # of a row beside a finding: below it, all are alike
 
@@ -139,30 +138,41 @@ def carry(
     Args:
         findings: Of all kinds.
         labels: [n] dense.
-        log_odds: [n] of being like the rows of confirmed backdoors, from
+        log_odds: [n] of being like the rows that ``carried_by`` names, from
             ``detect.shared_likeness``.
         separation: Of these rows from all others along what tells them apart.
         fdr: As in ``find``.
 
     Returns:
-        Backdoors with the rows of their class that are likely, and further ones in classes that
-        had no finding; what was found in another way stays. None where the two are not told
-        apart.
+        Backdoors with the likely rows of their class, and without those that are clearly unlike
+        and held by few groups; new ones in classes that had none. Findings of wrong labels and of
+        clean-label poison gain the likely rows, duplicates stay as they are. None where the rows
+        are not told apart, or nothing may be carried.
     """
-    if separation < _CARRY_SEPARATION:
+    shared = carried_by(findings)
+    if separation < _CARRY_SEPARATION or not shared:
         return None
-    merged = [f for f in findings if f.confirmed and f.kind != "duplicates"]
-    out = [f for f in findings if f.confirmed and f.kind == "duplicates"]
-    of = {each.target: each for each in merged}
-    confidence = min(each.confidence for each in merged)
+    of = {each.target: each for each in findings}
+    confidence = min(each.confidence for each in shared)
     of_class = ClassRows(labels, int(labels.max()) + 1)
-    for target in np.setdiff1d(labels, [each.target for each in out]):
-        rows, found = of_class[target], of.get(target)
-        carried = _carried(found, int(target), rows, log_odds[rows], confidence, fdr)
-        if carried is not None:
-            out.append(carried)
-    lone = [f for f in findings if all(f.target != each.target for each in out)]
-    return sorted([*out, *lone], key=lambda f: (-f.confidence, f.target))
+    out = []
+    for target in np.flatnonzero(np.bincount(labels)):
+        rows, found = of_class[target], of.get(int(target))
+        if found is None or found.kind != "duplicates":
+            found = _carried(found, int(target), rows, log_odds[rows], confidence, fdr)
+        if found is not None:
+            out.append(found)
+    return sorted(out, key=lambda f: (-f.confidence, f.target))
+
+
+def carried_by(findings: list[Finding]) -> list[Finding]:
+    """Findings that may be parts of one trigger, which goes from class to class.
+
+    Labels alone may tell of a part, but not that there is a trigger: that takes two classes whose
+    findings have groups behind them.
+    """
+    parts = [f for f in findings if f.confirmed and f.kind in ("backdoor", "subpopulation")]
+    return parts if sum(bool(f.groups) for f in parts) >= _LEAST_BACKED else []
 
 
 def _carried(
@@ -179,23 +189,21 @@ def _carried(
     likely &= odds > 0
     if likely.sum() < MIN_ROWS:
         return found
-    kind = "backdoor"
     if found is None:
         nothing = np.zeros(0, np.int64)
         found = Finding(
-            kind, target, None, nothing, support[:0], support[:0], nothing, support[:0],
+            "backdoor", target, None, nothing, support[:0], support[:0], nothing, support[:0],
             confidence, True, (),
         )  # fmt: skip
-    else:
-        own = np.searchsorted(rows, found.rows)
-        support[own] = found.support
-        if found.kind in CARRIED:
-            kind, stays = found.kind, found.support >= _SURE_SUPPORT
-        else:  # proved in another way, so it stays flagged whether it is like the others or not
-            kind = kind if likely[own].mean() >= _SURE_SUPPORT else found.kind
-            stays = np.ones(len(own), np.bool_)
-        odds[own] = np.where(stays, np.maximum(odds[own], found.log_odds), odds[own])
-        likely[own] |= stays
+    own = np.searchsorted(rows, found.rows)
+    kind, stays = found.kind, np.ones(len(own), np.bool_)
+    if kind in ("backdoor", "subpopulation"):
+        stays = (found.support >= _SURE_SUPPORT) | (odds[own] > _CLEARLY_UNLIKE)
+    elif likely[own].mean() >= _SURE_SUPPORT:
+        kind = "backdoor"
+    support[own] = found.support
+    odds[own] = np.where(stays, np.maximum(odds[own], found.log_odds), odds[own])
+    likely[own] = stays
     return found._replace(
         kind=kind,
         rows=rows[likely],
@@ -203,6 +211,7 @@ def _carried(
         support=support[likely],
         near=rows[~likely],
         near_odds=np.clip(odds[~likely], _LEAST_ODDS, 0.0),
+        confirmed=found.confirmed or kind == "backdoor",
     )
 
 

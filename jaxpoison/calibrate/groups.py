@@ -52,11 +52,12 @@ _SMALL_FEATURES, _SMALL_SHARE, _SMALL_SEPARATION = 128, 0.3, 16.0
 # spread like the rest of their class, traits whose product is 7.6, and displacements of 1.5.
 _FEW_FEATURES = 48
 _FEW_SEPARATION, _FEW_SPREAD, _FEW_PRODUCT, _FEW_DISPLACEMENT = 12.0, 1.5, 8.2, 1.7
-# There a displaced group that is no rows of many classes must be far apart as well: honest corners
-# of image segments reach 24 as separation times displacement, planted rows of one class 48 to 800.
-_FEW_APART = 34.0
 # So they do where each feature has its own unit: a rare but honest value, as a pixel at the rim
 # or a flag, is as far off as a trigger, and most of all one that only one class has.
+# In few features a displaced group that is no rows of many classes must be far apart as well: of
+# image segments honest corners reach 24 as separation times displacement, planted rows of one class
+# 48 to 800.
+_FEW_APART = 34.0
 
 
 class Group(NamedTuple):
@@ -228,10 +229,11 @@ def _is_trait(group: Group, check: Exclusion) -> bool:
         return True
     if group.num_features < _FEW_FEATURES and _is_alike(check):
         return False  # honest corners of image segments reach a strength of 8.3
-    if not group.is_plain:
-        return strength >= _FEW_PRODUCT
     least = _TRAIT_DISPLACEMENT + _TRAIT_NOISE / np.sqrt(len(group.rows))
     is_displaced = bool(check.home >= least * check.transplant)
+    if not group.is_plain:
+        stays_home = group.num_features >= _FEW_FEATURES and check.mixture < 0 and not is_displaced
+        return strength >= _FEW_PRODUCT and not stays_home
     speaks = strength >= _TRAIT_ALONE or (strength >= _TRAIT_PRODUCT and is_displaced)
     if check.mixture < 0:  # of one class, or from one: the trait is strong, or deep in others
         is_strong = strength >= _TRAIT_ALONE and group.depth >= _TRAIT_DEEP
@@ -248,19 +250,41 @@ def decisive(group: Group, check: Exclusion) -> tuple[str, float, float]:
     """What confirms a group, or comes nearest to it: a statistic, its value and its threshold."""
     away = check.home / max(check.transplant, 1e-6)
     displaced = "distance to its own class, of that to other classes"
+    if group.detector == "trait":
+        return _decisive_trait(group, check)
+    if group.detector == "whitening" and _is_mode(group, check):
+        return "separation of two modes of the class", group.separation, _mode_limit(group)
     if not _is_displaced(group, check):
         if _is_deep(group, check):
-            if check.depth >= _DEEP:
-                return "depth in the classes it is taken for", check.depth, _DEEP
-            limit = _mixture_limit(check)
-            return "nats a row gained as rows of other classes", check.mixture, limit
-        if group.detector == "whitening" and _is_mode(group, check):
-            limit = _WHITENING_SEPARATION if group.is_plain else _FEW_SEPARATION
-            return "separation of two modes of the class", group.separation, limit
-        if group.detector == "trait" and _is_trait(group, check):
-            limit = _TRAIT_PRODUCT if group.is_plain else _FEW_PRODUCT
-            return "separation of a trait, times its depth", group.separation * group.depth, limit
+            return _decisive_depth(check)
+        if away >= displacement_limit(group) and _is_corner(group, check):
+            return "separation times displacement", group.separation * away, _FEW_APART
     return displaced, away, displacement_limit(group)
+
+
+def _decisive_depth(check: Exclusion) -> tuple[str, float, float]:
+    if check.depth >= _DEEP:
+        return "depth in the classes it is taken for", check.depth, _DEEP
+    return "nats a row gained as rows of other classes", check.mixture, _mixture_limit(check)
+
+
+def _decisive_trait(group: Group, check: Exclusion) -> tuple[str, float, float]:
+    if group.num_features >= _FEW_FEATURES and _is_mixture(check):
+        return _decisive_depth(check._replace(depth=float("nan")))
+    strength, limit = group.separation * group.depth, _TRAIT_PRODUCT
+    if not group.is_plain:
+        limit = _FEW_PRODUCT
+    elif check.mixture < 0:
+        limit = _TRAIT_INSIDE if check.depth >= _DEEP else _TRAIT_ALONE
+    return "separation of a trait, times its depth", strength, limit
+
+
+def _mode_limit(group: Group) -> float:
+    if group.is_plain:
+        style = _is_style(group._replace(separation=0.0))
+        return _SMALL_SEPARATION if style else _WHITENING_SEPARATION
+    is_far = group.separation >= _FEW_SEPARATION
+    return _FEW_SEPARATION if is_far else _WHITENING_SEPARATION  # the latter where it is wide
 
 
 def is_lone(group: Group) -> bool:

@@ -23,8 +23,8 @@ _PAIR_VALLEY = 3.5  # rows near the other class over those near the boundary
 _PAIR_TOP = 1.5  # standard errors that rows short of the median row may outnumber those beyond it
 _CONCENTRATED = 0.9  # of the deep rows, in a quarter of the pairs; 30 spread evenly reach 0.85
 _MIN_AGREEMENT = 0.5  # of rows with their label: else nothing is known of labels
-# of a label's rows but those that a pair doubts: a rare class that three others look like keeps
-# 0.46 (a long tail of Fashion-MNIST), classes with planted pairs 0.8 to 0.95
+# of a label's rows but those that its open pairs doubt: a rare class that three others look like
+# keeps 0.46 (a long tail of Fashion-MNIST), classes with planted pairs 0.8 to 0.95
 _PAIR_AGREEMENT = 0.6
 _ONE_WAY = 3.0  # deep rows one way over those the other way: honest confusion goes both ways
 _HONEST_NOISE = (
@@ -71,19 +71,16 @@ class Flow(NamedTuple):
         return out
 
     @property
-    def is_known(self) -> HostArray:
-        """[c] bool, whether most of a class's own rows are given its label."""
-        near = self.near.sum(axis=1)
-        agreeing = self.counts - self.pairs.sum(axis=(1, 2))
-        out: HostArray = agreeing >= _MIN_AGREEMENT * (self.counts - near)
+    def agreeing(self) -> HostArray:
+        """[c] rows that are given their label."""
+        out: HostArray = self.counts - self.pairs.sum(axis=(1, 2))
         return out
 
     @property
-    def is_settled(self) -> HostArray:
-        """[c, c] bool, whether the other rows of label a are given it but for those near b."""
-        agreeing = self.counts - self.pairs.sum(axis=(1, 2))
-        rest = self.counts[:, None] - self.near
-        out: HostArray = agreeing[:, None] >= _PAIR_AGREEMENT * rest
+    def is_known(self) -> HostArray:
+        """[c] bool, whether most of a class's own rows are given its label."""
+        near = self.near.sum(axis=1)
+        out: HostArray = self.agreeing >= _MIN_AGREEMENT * (self.counts - near)
         return out
 
     @property
@@ -177,9 +174,10 @@ def label_attack(seen: Flow, agreement: float) -> LabelAttack:
         & (deep >= _ONE_WAY * (deep.T + 0.5))
         & _is_deepest(seen)
         & (seen.is_known[:, None] & seen.is_known)
-        & seen.is_settled
         & (np.minimum(seen.counts[:, None], seen.counts) >= _MIN_CLASS)
     )
+    rest = seen.counts - (seen.near * pairs).sum(axis=1)
+    pairs &= (seen.agreeing >= _PAIR_AGREEMENT * rest)[:, None]
     uniform = seen.uniform if seen.uniform >= _UNIFORM_RATE else 0.0
     if len(seen.counts) == 2:  # one other class: not many, and confusion with it is all there is
         targets = np.zeros(2, np.bool_)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from jaxpoison._types import HostArray
+from jaxpoison.calibrate.null import SIGMA_SHARE
 from jaxpoison.detect._detector import even_subset
 from jaxpoison.detect.refine import two_normals
 from jaxpoison.layout import ClassRows
@@ -30,7 +31,8 @@ _MOST_KNOWN = 0.5  # of a class: beyond it, what is left is the odd part
 _INVERSE_PENALTY = 0.05  # a few dozen columns that say much the same
 _WIDE = 6.0  # most spread of the known rows, in deviations of the others
 _MAX_STEPS = 300
-_MOST_TAUGHT = 20_000  # rows that teach what holds in all classes
+_MOST_TAUGHT = 20_000  # known rows that teach what holds in all classes, and as many others
+_FARTHEST = 8.0  # deviations of a class, beyond which all are alike
 
 
 class Likeness(NamedTuple):
@@ -98,8 +100,10 @@ def shared_likeness(columns: list[HostArray], labels: HostArray, known: HostArra
     """Log odds of being like the known rows of several classes, in every class.
 
     A trigger that goes from class to class looks the same to detectors that hold a row against its
-    own class. So columns become ranks within the class, and what tells known rows from the others
-    in some classes is sought in the rest: no class with known rows is judged by what it taught.
+    own class. So columns become ``z = (v - median) / (median - q16)`` of the class, within 8, and
+    what tells known rows from the others in some classes is sought in the rest: no class with
+    known rows is judged by what it taught. Ranks would not do: every class has top ranks, and its
+    few oddest rows hold them in all columns alike.
 
     Args:
         columns: [n] each, what k detectors say.
@@ -108,47 +112,69 @@ def shared_likeness(columns: list[HostArray], labels: HostArray, known: HostArra
 
     Returns:
         Odds of every row. The separation is 0 where fewer than ``MIN_TAUGHT`` classes have
-        ``FEW_KNOWN`` known rows or known rows are more than half of these classes.
+        ``FEW_KNOWN`` known rows, known rows are more than half of these classes, or fewer than
+        ``MIN_KNOWN`` of them are like those of the other classes.
 
-    **Cost**: ranks of [n, k], and 6 logistic regressions of [20,000, 3 k] at the most.
+    **Cost**: two selections of [n, k], 6 logistic regressions of [40,000, 3 k] at the most, which
+    are held; beside them one column of a class at a time.
 
-    **Assumes / fails on**: one trigger, or one way of being wrong, in all of these classes. Each
-    class has a rank in every column, so classes of a few rows have blunt ones.
+    **Assumes / fails on**: one trigger, or one way of being wrong, in all of these classes, and
+    honest rows in units of their class alike: a class with a heavier tail than those that taught
+    has more likely rows.
 
     Reference: as ``likeness``, with classes left out in place of rows.
     """
     num_classes = int(labels.max()) + 1
+    nothing = Likeness(np.where(known, 1.0, -1.0), 0.0)
     taught = np.flatnonzero(np.bincount(labels[known], minlength=num_classes) >= FEW_KNOWN)
-    teaching = np.isin(labels, taught)
-    if len(taught) < MIN_TAUGHT or known[teaching].mean() > _MOST_KNOWN:
-        return Likeness(np.where(known, 1.0, -1.0), 0.0)
+    if len(taught) < MIN_TAUGHT or known[np.isin(labels, taught)].mean() > _MOST_KNOWN:
+        return nothing
     of_class = ClassRows(labels, num_classes)
     fold = np.full(num_classes, _NUM_FOLDS)  # classes that taught nothing are judged by all
     fold[taught] = np.arange(len(taught)) % min(_NUM_FOLDS, len(taught))
-    rows = np.union1d(
-        even_subset(np.flatnonzero(teaching & known), _MOST_TAUGHT // 4),
-        even_subset(np.flatnonzero(teaching & ~known), _MOST_TAUGHT),
-    )
-    x = np.empty((len(rows), 3 * len(columns)))
-    for c in taught:
-        mine = labels[rows] == c
-        x[mine] = _tails_of(columns, of_class[c])[np.searchsorted(of_class[c], rows[mine])]
+    places = {c: _sampled(known[of_class[c]], _MOST_TAUGHT // len(taught)) for c in taught}
+    x = np.concatenate([_bent_rows(columns, of_class[c], places[c]) for c in taught])
+    is_known = np.concatenate([known[of_class[c][places[c]]] for c in taught])
+    taught_by = np.repeat(fold[taught], [len(places[c]) for c in taught])
     decision = np.zeros(len(labels))
     for k in np.unique(fold):
-        some = fold[labels[rows]] != k
-        model = _classifier().fit(x[some], known[rows[some]])
+        some = taught_by != k
+        if is_known[some].all() or not is_known[some].any():
+            return nothing
+        model = _classifier().fit(x[some], is_known[some])
         for c in np.flatnonzero(fold == k):
-            if len(of_class[c]):
-                decision[of_class[c]] = model.decision_function(_tails_of(columns, of_class[c]))
+            rows = of_class[c]
+            for j, column in enumerate(columns if len(rows) else []):
+                decision[rows] += _bent(column[rows]) @ model.coef_[0, 3 * j : 3 * j + 3]
+            decision[rows] += model.intercept_[0]
     surely = known & (decision > 0)
     if surely.sum() < MIN_KNOWN:
-        return Likeness(np.where(known, 1.0, -1.0), 0.0)
+        return nothing
     odds, separation = two_normals(decision, surely, _WIDE)
     return Likeness(odds, float(separation))
 
 
-def _tails_of(columns: list[HostArray], rows: HostArray) -> HostArray:
-    return _tails(np.nan_to_num(np.stack([column[rows] for column in columns], axis=1)))
+def _sampled(known: HostArray, most: int) -> HostArray:
+    """Places of known rows and of others, as many of either as are taken at the most."""
+    most = max(most, FEW_KNOWN)
+    parts = (even_subset(np.flatnonzero(each), most) for each in (known, ~known))
+    return np.sort(np.concatenate(list(parts)))
+
+
+def _bent_rows(columns: list[HostArray], rows: HostArray, places: HostArray) -> HostArray:
+    return np.concatenate([_bent(column[rows])[places] for column in columns], axis=1)
+
+
+def _bent(values: HostArray) -> HostArray:
+    """Robust z of one column of a class and what of it lies beyond two deviations, [m, 3]."""
+    v = np.nan_to_num(values.astype(np.float64))
+    low, centre = np.quantile(v, [SIGMA_SHARE, 0.5])
+    spread = centre - low
+    if spread <= 0:  # more than half are alike
+        spread = np.abs(v - centre).mean()
+    z = np.clip((v - centre) / max(spread, 1e-30), -_FARTHEST, _FARTHEST)
+    out: HostArray = np.stack([z, np.maximum(z - 2.0, 0.0), np.minimum(z + 2.0, 0.0)], axis=1)
+    return out
 
 
 def _tails(columns: HostArray) -> HostArray:

@@ -383,7 +383,8 @@ def _balanced(order: HostArray, out: Outcome, targets: list[int], room: int) -> 
     if len(targets) < 2:
         return [int(row) for row in order[:room]]
     share = max(room // len(targets), 1)
-    picked = [row for t in targets for row in order[out.dense[order] == t][:share]]
+    of = out.dense[order]
+    picked = [row for t in targets[:room] for row in order[of == t][:share]]
     rest = [row for row in order[:room] if row not in set(picked)]
     return [int(row) for row in [*picked, *rest][:room]]
 

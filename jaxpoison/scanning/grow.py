@@ -28,7 +28,7 @@ def grown(
     poison, in all classes.
 
     Args:
-        findings: Of all kinds; confirmed backdoors are grown.
+        findings: Of all kinds; confirmed backdoors are grown, or carried to other classes.
         evidence: Of every detector.
         opinion: Of the labels, or None.
         labels: [n] dense.
@@ -54,9 +54,8 @@ def _shared(
 ) -> list[calibrate.Finding] | None:
     """Findings of a trigger that goes from class to class, None where they tell of no such one."""
     known = np.zeros(len(labels), np.bool_)
-    for found in findings:
-        if found.confirmed and found.kind in calibrate.CARRIED:
-            known[found.rows] = True
+    for found in calibrate.carried_by(findings):
+        known[found.rows] = True
     if len(np.unique(labels[known])) < detect.MIN_TAUGHT:
         return None
     like = detect.shared_likeness(columns, labels, known)

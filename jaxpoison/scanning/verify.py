@@ -160,14 +160,18 @@ def verify(
         found if new is None else calibrate.redraw(found, new, fdr)
         for found, new in zip(shifts, drawn, strict=True)
     ]
+    redrawn = {each.target for each, found in zip(anew, shifts, strict=True) if each is not found}
     anew = _extended(witness, fitted, disputed, anew)
     anew += [found for found in confirmed if found.kind != "backdoor"]
     anew = [_surrounded(found, groups, shared) for found in anew]
     rest = [found for found in findings if not found.confirmed]
     open_labels = doubt = None
     if labels is not None:
-        drawn_by = [any(_has_boundary(groups[i]) for i in found.groups) for found in anew]
-        anew, open_labels, doubt = _labelled(anew, drawn_by, labels, witness, fdr)
+        is_drawn = [
+            found.target in redrawn or any(_has_boundary(groups[i]) for i in found.groups)
+            for found in anew
+        ]
+        anew, open_labels, doubt = _labelled(anew, is_drawn, labels, witness, fdr)
         named = {found.target for found in anew}
         rest = [found for found in rest if found.target not in named]
     progress("verify", len(witness), len(witness))
@@ -281,9 +285,10 @@ def _by_labels(
     """
     if found.kind != "backdoor":
         return found
-    wrong = attack.uniform * (labels == found.target).sum()
-    if attack.uniform > 0 and (not is_drawn or len(found.rows) <= 2.0 * wrong):
-        return found._replace(kind="label_flip", source=None)
+    if attack.uniform > 0:
+        wrong = attack.uniform * (labels == found.target).sum()
+        if not is_drawn or len(found.rows) <= 2.0 * wrong:
+            return found._replace(kind="label_flip", source=None)
     return _of_part(found, opinion, labels)
 
 
