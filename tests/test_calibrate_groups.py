@@ -141,3 +141,13 @@ def test_a_style_of_an_honest_class_is_no_poison(num_features, share, separation
 def test_the_report_names_what_decided(found, check, statistic, limit):
     said, value, least = grouping.decisive(found, check)
     assert said.startswith(statistic) and least == limit and np.isfinite(value)
+
+
+@pytest.mark.parametrize(
+    ("num_rows", "gain", "is_poison"), [(24, -2.7, False), (60, -2.7, True), (24, NAN, True)]
+)
+def test_few_rows_that_scatter_like_one_class_are_not_deep_in_others(num_rows, gain, is_poison):
+    deep = DIRTY._replace(
+        home=1.1, diversity=0.51, agreement=0.04, expected=0.97, depth=1.1, mixture=gain
+    )
+    assert grouping.is_confirmed(group(rows=range(num_rows)), deep, 10) is is_poison
