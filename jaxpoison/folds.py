@@ -20,6 +20,8 @@ from jaxpoison.stream import Additive, Stream
 GRAM_FLOATS = 1 << 26
 """Per-class second moments are held while c * d^2 stays below this (256 MB of float32)."""
 
+_GIVEN_FLOATS = 1 << 24  # of directions, to all tiles of a block at once
+
 _LARGE_TILE = 64  # rows; for fewer all weights would be read again and again
 
 _EPSILON = float(np.finfo(np.float32).eps)
@@ -198,7 +200,13 @@ def pooled_alone(stream: Stream) -> HostArray:
 
 
 def _project(block: Block, basis: Array, centre: Array) -> Array:
-    return tile_project(block.x, block.label, basis, centre)
+    def part(block: Block) -> Array:
+        return tile_project(block.x, block.label, basis, centre)
+
+    # every tile is given the directions of its class: of a thousand classes 400 MB a shard
+    if block.mask.shape[0] * basis[0].size <= _GIVEN_FLOATS:
+        return part(block)
+    return chunks.map_parts(part, block)
 
 
 def project(stream: Stream, basis: HostArray, mean: HostArray) -> HostArray:

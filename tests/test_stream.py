@@ -130,6 +130,19 @@ def test_projection_about_a_large_mean():
     np.testing.assert_allclose(got, want, atol=1e-2)
 
 
+def test_directions_given_to_some_tiles_at_a_time_change_no_bit(monkeypatch):
+    rng = np.random.default_rng(0)
+    x, labels = rng.normal(size=(6000, 9)).astype(np.float32), rng.integers(0, 40, 6000)
+    stream = data.stream_of(x, labels.astype(np.int32))
+    basis, mean = rng.normal(size=(40, 4, 9)), rng.normal(size=(40, 9))
+    whole = folds.project(stream, basis, mean)
+    want = np.einsum("nkd,nd->nk", basis[labels], x - mean[labels])
+    np.testing.assert_allclose(whole, want, atol=1e-4)
+    monkeypatch.setattr(folds, "_GIVEN_FLOATS", 0)
+    jax.clear_caches()
+    np.testing.assert_array_equal(folds.project(stream, basis, mean), whole)
+
+
 @partial(jax.tree_util.register_dataclass, data_fields=[], meta_fields=[])
 @dataclass(frozen=True)
 class LargestRow(Additive):
