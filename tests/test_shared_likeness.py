@@ -170,6 +170,18 @@ def test_findings_of_labels_alone_carry_nothing():
     assert found[3].confidence == 0.9
 
 
+def test_three_labels_with_a_source_each_tell_of_a_trigger():
+    flips = [
+        finding(c, range(20 * c, 20 * c + 6), "label_flip")._replace(groups=(), source=c + 1)
+        for c in range(3)
+    ]
+    assert [f.target for f in calibrate.carried_by(flips)] == [0, 1, 2]
+    assert calibrate.carried_by(flips[:2]) == []
+    assert calibrate.carried_by([f._replace(source=None) for f in flips]) == []
+    found = carried(flips, [*range(6), *range(20, 26), *range(40, 46), *range(65, 72)])
+    assert found[3].rows.tolist() == list(range(65, 72)) and found[0].kind == "backdoor"
+
+
 def test_few_likely_rows_change_nothing():
     one = finding(0, range(6))
     assert carried([one], range(65, 69)) == {0: one}

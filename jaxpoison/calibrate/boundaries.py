@@ -15,7 +15,9 @@ _REDRAW_SEPARATION = 3.0  # from which on a redrawn boundary is trusted,
 _REDRAW_OVERLAP = 0.6  # if it still holds this share of the rows
 _GROW_SEPARATION = 2.5  # of a finding's rows from the rest of their class, by all detectors
 _CARRY_SEPARATION = 2.5  # of rows of several classes from the rest of all classes
+_DIRTY = ("backdoor", "subpopulation", "label_flip")
 _LEAST_BACKED = 2  # classes whose findings have groups behind them
+_LEAST_PAIRED = 3  # classes whose findings come from one class each
 _CLEARLY_UNLIKE = -3.0  # odds below which a row that few groups hold leaves its finding
 _SURE_SUPPORT = 0.5  # of the groups: rows that so many of them hold stay flagged in any case
 _LEAST_ODDS = -20.0  # of a row beside a finding: below it, all are alike
@@ -169,10 +171,13 @@ def carried_by(findings: list[Finding]) -> list[Finding]:
     """Findings that may be parts of one trigger, which goes from class to class.
 
     Labels alone may tell of a part, but not that there is a trigger: that takes two classes whose
-    findings have groups behind them.
+    findings have groups behind them, or three labels that rows of one other class each carry.
     """
-    parts = [f for f in findings if f.confirmed and f.kind in ("backdoor", "subpopulation")]
-    return parts if sum(bool(f.groups) for f in parts) >= _LEAST_BACKED else []
+    dirty = [f for f in findings if f.confirmed and f.kind in _DIRTY]
+    parts = [f for f in dirty if f.groups or f.source is not None]
+    are_backed = sum(bool(f.groups) for f in parts) >= _LEAST_BACKED
+    are_paired = sum(f.source is not None for f in parts) >= _LEAST_PAIRED
+    return parts if are_backed or are_paired else []
 
 
 def _carried(
@@ -197,9 +202,9 @@ def _carried(
         )  # fmt: skip
     own = np.searchsorted(rows, found.rows)
     kind, stays = found.kind, np.ones(len(own), np.bool_)
-    if kind in ("backdoor", "subpopulation"):
+    if kind in ("backdoor", "subpopulation") and found.groups:
         stays = (found.support >= _SURE_SUPPORT) | (odds[own] > _CLEARLY_UNLIKE)
-    elif likely[own].mean() >= _SURE_SUPPORT:
+    elif not len(own) or likely[own].mean() >= _SURE_SUPPORT:
         kind = "backdoor"
     support[own] = found.support
     odds[own] = np.where(stays, np.maximum(odds[own], found.log_odds), odds[own])
