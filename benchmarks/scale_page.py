@@ -46,7 +46,8 @@ the memory of the whole scan were measured by hand when the step was made and ar
   8,192 rows at a time, directions of a class given to some tiles at a time in place of all tiles
   of a shard (1 GB a shard to .26, and half the time of that pass). What is left are the coordinates
   of all rows, blocks of two devices and the one being read, and 50,000 rows of 2,048 features that
-  labels are judged by. Ten million rows took 10.4 GB before the last four of these steps."""
+  labels are judged by. Ten million rows took 10.4 GB before the last four of these steps; they ran
+  on one core that other work shared, so that their wall time says little."""
 
 
 def render(path: Path, docs: Path) -> None:
