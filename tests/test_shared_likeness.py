@@ -9,8 +9,8 @@ import pytest
 
 from jaxpoison import calibrate
 from jaxpoison.calibrate import Finding
-from jaxpoison.detect import MIN_TAUGHT, shared_likeness
-from jaxpoison.detect.likeness import FEW_KNOWN
+from jaxpoison.detect import shared_likeness
+from jaxpoison.detect.likeness import FEW_KNOWN, MIN_TAUGHT
 
 module = importlib.import_module("jaxpoison.detect.likeness")  # not the function of that name
 FDR, CLASSES, ROWS, POISON = 0.05, 6, 150, 15

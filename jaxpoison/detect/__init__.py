@@ -17,7 +17,6 @@ from jaxpoison.detect.gradient_norm import GradientNorm as GradientNorm
 from jaxpoison.detect.gram_powers import GramPowers as GramPowers
 from jaxpoison.detect.influence import TargetInfluence as TargetInfluence
 from jaxpoison.detect.label_views import LabelViews as LabelViews
-from jaxpoison.detect.likeness import MIN_TAUGHT as MIN_TAUGHT
 from jaxpoison.detect.likeness import likeness as likeness
 from jaxpoison.detect.likeness import shared_likeness as shared_likeness
 from jaxpoison.detect.mahalanobis import RobustMahalanobis as RobustMahalanobis
