@@ -17,8 +17,8 @@ _SPEED = ("wall", "cpu", "rows_s", "peak_mb")
 _TRIED = """\
 ## What was tried for speed
 
-For a thousand classes, on two cores, one million rows of 512 features. Gains of single steps and
-the memory of the whole scan were measured by hand when the step was made and are in no record:
+For a thousand classes, on two cores, one million rows of 512 features. Gains of single steps
+were measured by hand when the step was made and are in no record:
 
 - *Spectral*, 2.5 s aimed at: new directions projected and factorised alone instead of with the
   whole basis (eight times as fast), one CPU device a core (a pass is a loop over small tiles, one
@@ -35,8 +35,9 @@ the memory of the whole scan were measured by hand when the step was made and ar
   covariances that follow from others, both bases by one projection, classes that are few of all
   read once and held), labels asked again of the rows alone that a known backdoor touches, a
   quarter of the rows to teach verification, judged rows 512 at a time (a third faster than 2,048:
-  what is made of them stays in the cache) and cells searched by 16,384 rows (53 s to 35 s): the
-  figures above. Bounds on what cells can hold, tried to skip distances, cost more than they save.
+  what is made of them stays in the cache) and cells searched by 16,384 rows (53 s to 35 s): 335 s
+  and 505 s. What saved memory since gave the figures above. Bounds on what cells can hold, tried
+  to skip distances, cost more than they save.
   What is left are dense products (labels 45 s of processor time at the peak of the cores, cells
   35, verification 40), which want an accelerator, and fourteen passes.
 - *Busy*, 90 % aimed at: a shard is sorted into tiles while the next one is read, yet light passes

@@ -113,9 +113,7 @@ def grow(
     own = np.searchsorted(rows, found.rows)
     odds = log_odds.copy()
     odds[own] = np.maximum(odds[own], found.log_odds)
-    likely = np.zeros(len(rows), np.bool_)
-    likely[within_fdr(odds, fdr)] = True
-    likely &= odds > 0
+    likely = _likely(odds, fdr)
     likely[own] = True
     support = np.zeros(len(rows))
     support[own] = found.support
@@ -189,9 +187,7 @@ def _carried(
     fdr: float,
 ) -> Finding | None:
     """A finding of a class with its rows [m] that are likely, or one that is new."""
-    likely, support = np.zeros(len(rows), np.bool_), np.zeros(len(rows))
-    likely[within_fdr(odds, fdr)] = True
-    likely &= odds > 0
+    likely, support = _likely(odds, fdr), np.zeros(len(rows))
     if likely.sum() < MIN_ROWS:
         return found
     if found is None:
@@ -234,6 +230,14 @@ def surround(found: Finding, rows: HostArray, log_odds: HostArray) -> Finding:
         near=np.concatenate([found.near, rows[new]]),
         near_odds=np.concatenate([found.near_odds, np.minimum(log_odds[new], 0.0)]),
     )
+
+
+def _likely(odds: HostArray, fdr: float) -> HostArray:
+    """[m] bool, rows that are more likely than not, of which few are honest."""
+    out: HostArray = np.zeros(len(odds), np.bool_)
+    out[within_fdr(odds, fdr)] = True
+    out &= odds > 0
+    return out
 
 
 def within_fdr(log_odds: HostArray, fdr: float) -> HostArray:

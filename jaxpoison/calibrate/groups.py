@@ -43,7 +43,7 @@ _TRAIT_ALONE = 5.0  # where they are not; honest ones reach 2.7, or 7.1 at a dep
 _TRAIT_DEEP = 0.5
 # Rows that scatter like one class yet lie in others: warped rows keep at most .04 of the agreement
 # of their class and reach a product of 3.6; honest ones keep .2 and reach 3.4. Both they and rows
-# of a single class are displaced (1.18 and more); 15 honest coats of a long tail were not (0.96).
+# of a single class are displaced (1.18 and more); 15 honest pullovers of a long tail were not.
 _TRAIT_INSIDE, _TRAIT_AGREEMENT = 3.0, 0.1
 _TRAIT_DISPLACEMENT, _TRAIT_NOISE = 1.1, 0.4  # and over sqrt(rows); honest ones reach 1.13
 _TRAIT_EXPECTED = 0.2  # of the rest of its class, or doubt of a row is doubt of the classifiers

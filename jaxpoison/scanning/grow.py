@@ -8,7 +8,6 @@ from jaxpoison import calibrate, detect
 from jaxpoison._types import OF_GRADIENTS, HostArray
 from jaxpoison.detect._detector import even_subset
 from jaxpoison.detect.label_views import Opinion
-from jaxpoison.detect.likeness import MIN_TAUGHT
 from jaxpoison.scanning.evidence import Evidence
 
 _KINDS = ("backdoor",)  # whose rows share a trigger
@@ -57,8 +56,6 @@ def _shared(
     known = np.zeros(len(labels), np.bool_)
     for found in calibrate.carried_by(findings):
         known[found.rows] = True
-    if len(np.unique(labels[known])) < MIN_TAUGHT:
-        return None
     like = detect.shared_likeness(columns, labels, known)
     return calibrate.carry(findings, labels, like.log_odds, like.separation, fdr)
 
