@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from types import SimpleNamespace
 
@@ -199,6 +200,15 @@ def test_rows_that_the_scan_dropped_are_not_ranked():
     report.index = np.arange(50, 100)
     assert measure.compare(report, truth_of(), split_of())["scores"] == {}
     assert measure.compare(report, truth_of(planted=[60]), split_of())["scores"]
+
+
+def test_images_prepared_as_a_table_are_poisoned_as_images_and_scanned_as_rows(scans):
+    for spec in (DIGITS, replace(DIGITS, prepare="table")):
+        task = measure.Task(spec, CASES[1], 0, None, False)
+        assert measure.run(task)["status"] == "done"
+    (images, y, _), (rows, same, _) = scans
+    assert images.shape[1:] == (8, 8) and rows.shape == (300, 64) and rows.dtype == np.float32
+    assert np.array_equal(rows, images.reshape(300, 64)) and np.array_equal(y, same)
 
 
 def test_flags_on_honest_noise_are_told():

@@ -14,7 +14,7 @@ from jaxpoison._types import HostArray
 from jaxpoison.attacks import Poisoned
 from jaxpoison.evaluate import metrics, planting, retrain, sets
 from jaxpoison.evaluate.sets import Split
-from jaxpoison.evaluate.suites import SUITE_VERSION, Case, SetSpec
+from jaxpoison.evaluate.suites import SUITE_VERSION, TABLE, Case, SetSpec
 from jaxpoison.report import Report
 
 FUSED = "fused"
@@ -72,6 +72,8 @@ def run(task: Task, *, isolated: bool = False) -> dict[str, Any]:
         if isolated:
             _forget_peak()
         x, y = (split.x, split.y) if poisoned is None else (poisoned.x, poisoned.y)
+        if task.spec.prepare == TABLE:
+            x = x.reshape(len(x), -1).astype(np.float32)
         report = jaxpoison.scan(x, y, seed=task.seed)
     except JaxpoisonError as error:
         return {**record, "status": "refused", "reason": str(error)}

