@@ -115,8 +115,10 @@ def run(only: set[str], folder: Path, out: str | None, keep: bool) -> None:
 
 def _one(part: str, shape: Shape | None, folder: Path) -> dict:
     from jaxpoison.cores import use_cores
+    from jaxpoison.heap import keep_little
 
-    use_cores()  # as the command does
+    keep_little()  # as the command does
+    use_cores()
     if part == "ceilings":
         return ceilings()
     assert shape is not None

@@ -100,19 +100,21 @@ def _waiting(waits: list[tuple[float, float]]):
 
     waited = [0.0]
 
+    class Awaited:
+        """Not a method set on the future itself: that cycle would keep its rows in memory."""
+
+        def __init__(self, future):
+            self._future = future
+
+        def result(self):
+            started = time.perf_counter()
+            value = self._future.result()
+            waited[0] += time.perf_counter() - started
+            return value
+
     class Timed(ThreadPoolExecutor):
         def submit(self, *args, **kwargs):
-            future = super().submit(*args, **kwargs)
-            result = future.result
-
-            def timed(*more):
-                started = time.perf_counter()
-                value = result(*more)
-                waited[0] += time.perf_counter() - started
-                return value
-
-            future.result = timed
-            return future
+            return Awaited(super().submit(*args, **kwargs))
 
     groups = LocalFeed._groups
 

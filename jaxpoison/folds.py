@@ -154,7 +154,7 @@ def class_moments(stream: Stream) -> Moments:
         within = np.einsum("c,cij->ij", counts / max(counts.sum(), 1), cov)
         return Moments(counts, centre, cov, within)
 
-    value: Moments = stream.memo("class_moments", make)
+    value: Moments = stream.memo("class_moments", make, lasts=False)
     return value
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,6 +13,36 @@ _BLOCK_BYTES = 16 << 20  # of one shard: enough to hide the dispatch, small enou
 _MANY_CLASSES_BYTES = 128 << 20  # of one whose classes would have a few rows each otherwise
 _FEW_ROWS, _ENOUGH_ROWS = 32, 64  # of a class in a shard: tiles of fewer are mostly padding
 _ALIGNMENT = 64
+
+
+class Plan(NamedTuple):
+    """Where the rows of a shard go.
+
+    Attributes:
+        slot: [r] place of each row among those of the block.
+        label: [tiles] class of each tile.
+        mask: [tiles, tile] 1 where there is a row.
+        ids: [tiles, tile] row numbers.
+    """
+
+    slot: HostArray
+    label: HostArray
+    mask: HostArray
+    ids: HostArray
+
+    def clear(self, out: HostArray) -> None:
+        """Zeros where there is no row of ``out`` [tiles * tile, ...]."""
+        out[self.mask.ravel() == 0] = 0
+
+    def put(self, x: HostArray, first: int, out: HostArray) -> None:
+        """Rows of the shard from ``first`` on at their places in ``out``."""
+        out[self.slot[first : first + len(x)]] = x
+
+    def block(self, rows: HostArray) -> Block:
+        """What was put together, [tiles * tile, ...], as a block."""
+        return Block(
+            rows.reshape(*self.mask.shape, *rows.shape[1:]), self.label, self.mask, self.ids
+        )
 
 
 @dataclass(frozen=True)
@@ -42,13 +72,34 @@ class Layout:
         tile = 1 << max(3, min(8, int(np.log2(max(rows // (tiles_a_class * num_classes), 8)))))
         return cls(rows, tile, -(-rows // tile) + min(num_classes, rows))
 
+    def plan(self, labels: HostArray, start: int) -> Plan:
+        """Where the rows of a shard go, in class-pure tiles.
+
+        Args:
+            labels: [r] dense classes, r at most ``rows``.
+            start: Row number of the first.
+        """
+        slots = self.tiles * self.tile
+        label = np.zeros(self.tiles, np.int32)
+        mask = np.zeros(slots, np.float32)
+        ids = np.zeros(slots, np.int32)
+        slot = np.empty(len(labels), np.intp)
+        order, classes, counts, within = _by_class(labels)
+        tiles = -(-counts // self.tile)
+        first_row = (np.cumsum(tiles) - tiles) * self.tile
+        slot[order] = np.repeat(first_row, counts) + within
+        label[: tiles.sum()] = np.repeat(classes, tiles)
+        mask[slot] = 1.0
+        ids[slot] = start + np.arange(len(labels))
+        tiled = (self.tiles, self.tile)
+        return Plan(slot, label, mask.reshape(tiled), ids.reshape(tiled))
+
     def block(
         self,
         x: HostArray | None,
         labels: HostArray,
         start: int,
         row: tuple[tuple[int, ...], np.dtype[Any]],
-        out: HostArray | None = None,
     ) -> Block:
         """Rows of a shard in class-pure tiles.
 
@@ -57,34 +108,17 @@ class Layout:
             labels: [r] dense classes.
             start: Row number of the first.
             row: Shape and type of one row.
-            out: [tiles * tile, ...] memory for the rows, or None for new memory.
 
         Returns:
             A block whose shape does not depend on the labels.
         """
         shape, dtype = row
-        slots = self.tiles * self.tile
-        rows = aligned_empty((slots, *shape), dtype) if out is None else out
-        label = np.zeros(self.tiles, np.int32)
-        mask = np.zeros(slots, np.float32)
-        ids = np.zeros(slots, np.int32)
-        if x is None or not len(labels):
-            rows[...] = 0
-        else:
-            order, classes, counts, within = _by_class(labels)
-            tiles = -(-counts // self.tile)
-            first_row = (np.cumsum(tiles) - tiles) * self.tile
-            slot = np.repeat(first_row, counts) + within
-            taken = np.zeros(slots, np.intp)
-            taken[slot] = order
-            # one copy from the source to its place; the default mode would buffer the output
-            np.take(np.asarray(x, dtype), taken, axis=0, out=rows, mode="clip")
-            label[: tiles.sum()] = np.repeat(classes, tiles)
-            mask[slot] = 1.0
-            rows[mask == 0] = 0
-            ids[slot] = start + order
-        tiled = (self.tiles, self.tile)
-        return Block(rows.reshape(*tiled, *shape), label, mask.reshape(tiled), ids.reshape(tiled))
+        plan = self.plan(labels, start)
+        rows = aligned_empty((self.tiles * self.tile, *shape), dtype)
+        plan.clear(rows)
+        if x is not None:
+            plan.put(x, 0, rows)
+        return plan.block(rows)
 
     def places(self, labels: HostArray) -> HostArray:
         """The place [n] of each row in its tile, of all rows by their labels [n]."""

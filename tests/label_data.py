@@ -134,8 +134,8 @@ def stamped(share=0.05, target=3, seed=0):
 class Fitted(NormalEquations):
     """Normal equations that show what they were given."""
 
-    def __init__(self, phi, labels, num_classes, fold, columns, ridge):
-        super().__init__(phi, labels, num_classes, fold, columns, ridge)
+    def __init__(self, phi, labels, num_classes, fold, columns, ridge, again=None):
+        super().__init__(phi, labels, num_classes, fold, columns, ridge, again)
         self.fold, self.columns, self.ridge = fold, columns, ridge
         Fitted.last = self
 

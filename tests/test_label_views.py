@@ -150,6 +150,22 @@ def test_a_sample_of_all_rows_is_all_rows():
         assert np.array_equal(a, b)
 
 
+def test_features_of_a_sample_are_let_go_and_come_back_equal():
+    x, labels, _ = given.flipped(seed=3)
+    detector = dataclasses.replace(SMALL, max_rows=600)
+    stream = given.stream_of(x, labels)
+    fitted = detector._fitted(stream, KEY)
+    first = fitted.equations.phi.copy()
+    space = detector.judge(stream, key=KEY).space
+    assert fitted.equations._phi is None  # nothing is held between judging and seeking traits
+    assert np.array_equal(space.phi, first) and space.phi is fitted.equations.phi
+    np.testing.assert_allclose(first.T @ first, space.gram, atol=1e-3 * len(first))
+    whole = SMALL._fitted(stream, KEY).equations
+    held = whole.phi
+    whole.let_go()  # a pass over all rows would bring these back: they stay
+    assert whole.phi is held
+
+
 def test_a_few_rows_known_to_be_poison_touch_the_opinion_of_their_class_alone():
     x, labels, wrong = given.flipped(seed=3, n=3000, num_classes=20)
     detector = dataclasses.replace(SMALL, max_rows=900)
@@ -189,7 +205,8 @@ def test_judges_of_further_rows_are_the_mean_over_folds(monkeypatch):
     stream = given.stream_of(x, labels)
     opinion = detector.judge(stream, key=KEY)
     fitted, space = given.Fitted.last, opinion.space
-    phi = (stream.through(space.views.stage).map(label_views._features) - space.mean) * space.scale
+    seen = stream.through(detector._fitted(stream, KEY).views.stage).map(label_views._features)
+    phi = (seen - fitted.mean) * fitted.scale
     np.testing.assert_allclose(phi[space.rows], space.phi, atol=1e-3)
     nothing = np.zeros(600, bool)
     weights = fitted.solve(nothing).astype(np.float64).mean(axis=1)

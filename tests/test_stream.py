@@ -56,7 +56,7 @@ class CountingSource:
         return len(self.x)
 
     def read(self, start, stop):
-        assert 0 <= start <= stop <= len(self.x)
+        assert 0 <= start <= stop <= len(self.x), "rows past the end"
         self.reads.append((start, stop))
         return {"x": self.x[start:stop]}
 
@@ -184,6 +184,62 @@ def test_spread_takes_arrays_of_any_memory_order(order):
     x = np.asarray(np.random.default_rng(0).normal(size=(5, 4, 3)), np.float32, order=order)
     sums, _ = data.stream_of(*table(10, 2)).spread(norm, (x, np.ones((5, 4), np.float32)), 1.0)
     np.testing.assert_allclose(sums, x.sum(axis=(1, 2)), rtol=1e-5, atol=1e-5)
+
+
+def test_large_shards_are_read_a_piece_at_a_time(monkeypatch):
+    x, labels = table(1000, 3)
+    whole = data.stream_of(x, labels)
+    blocks = next(iter(whole.rows.groups(range(1), 1)))
+    monkeypatch.setattr("jaxpoison.stream._rows._PIECE_BYTES", 7 * x[0].nbytes)
+    source = CountingSource(x)
+    stream = Stream(source, labels.astype(np.int32), 3)
+    source.reads.clear()
+    pieces = next(iter(stream.rows.groups(range(1), 1)))
+    assert source.reads == [(i, min(i + 7, 1000)) for i in range(0, 1000, 7)]
+    for one, other in zip(blocks, pieces, strict=True):
+        assert one.dtype == other.dtype and np.array_equal(one, other)
+
+
+def test_a_piece_that_can_not_be_read_ends_the_pass(monkeypatch):
+    x, labels = table(1000, 3)
+    monkeypatch.setattr("jaxpoison.stream._rows._PIECE_BYTES", 100 * x[0].nbytes)
+
+    class Cut(CountingSource):
+        def __len__(self):
+            return 1000
+
+    stream = Stream(Cut(x[:550]), labels.astype(np.int32), 3)
+    with pytest.raises(AssertionError, match="past the end"):
+        stream.fold(folds.ClassSums(3))
+
+
+def test_what_detectors_share_is_forgotten_where_rows_are_many(monkeypatch):
+    stream = data.stream_of(*table(40, 2))
+    made = []
+    for name, lasts in (("kept", True), ("shared", False)):
+        stream.memo(name, lambda name=name: made.append(name), lasts=lasts)
+    stream.forget()
+    assert not stream.is_large
+    stream.memo("shared", lambda: made.append("again"))
+    assert made == ["kept", "shared"]  # few rows: nothing is worth making again
+    monkeypatch.setattr("jaxpoison.stream._stream._LARGE_BYTES", 1)
+    stream.forget()
+    stream.forget()
+    stream.memo("kept", lambda: made.append("again"))
+    stream.memo("shared", lambda: made.append("anew"))
+    assert made == ["kept", "shared", "anew"]
+
+
+def test_a_large_stream_gives_back_memory_around_each_pass(monkeypatch):
+    calls = []
+    monkeypatch.setattr("jaxpoison.stream._stream.trim", lambda: calls.append(1))
+    stream = data.stream_of(*table(40, 2))
+    stream.fold(folds.ClassSums(2))
+    assert not calls
+    monkeypatch.setattr("jaxpoison.stream._stream._LARGE_BYTES", 1)
+    stream.fold(folds.ClassSums(2))
+    stream.fold(folds.ClassSums(2))
+    assert len(calls) == 4
 
 
 def test_memo_is_of_one_stream():

@@ -93,7 +93,7 @@ def opinion_of(x, margins, depth, taken_for, doubted, rows=None):
     rows = np.arange(len(x)) if rows is None else rows
     mean, scale = x[rows].mean(axis=0), 1.0 / np.maximum(x[rows].std(axis=0), 1e-6)
     phi = ((x[rows] - mean) * scale).astype(np.float32)
-    space = TraitSpace(rows, phi, phi.T @ phi, None, mean, scale)
+    space = TraitSpace(rows, lambda: phi, phi.T @ phi)
     return Opinion(
         margins.astype(np.float32),
         depth.astype(np.float32),
@@ -164,7 +164,8 @@ def test_rows_are_numbers_of_the_data():
 def test_the_unit_of_the_features_does_not_matter():
     planted = case()
     space = planted.opinion.space
-    scaled = planted.opinion._replace(space=space._replace(phi=7 * space.phi, gram=49 * space.gram))
+    wide = TraitSpace(space.rows, lambda: 7 * space.phi, 49 * space.gram)
+    scaled = planted.opinion._replace(space=wide)
     for one, other in zip(
         traits(planted.opinion, planted.labels, CLASSES),
         traits(scaled, planted.labels, CLASSES),

@@ -90,6 +90,7 @@ def run(args: argparse.Namespace) -> int:
     """Scans, or prints the plan; returns the exit status."""
     from jaxpoison.cli import output
     from jaxpoison.cores import use_cores
+    from jaxpoison.heap import keep_little
     from jaxpoison.report import check_out_dir
 
     engine = engine_name(args)
@@ -103,6 +104,7 @@ def run(args: argparse.Namespace) -> int:
     is_one = not engine.startswith("spmd")
     if is_one:  # of several, the first one may be faster
         check_out_dir(args.out, resume=args.resume)
+    keep_little()
     if engine == "local":  # where more processes run, each has a device
         use_cores()
     try:

@@ -118,7 +118,7 @@ def narrowed(stream: Stream, d: int, k: int) -> Stream:
         stage = Stage(_thinned, (stream.stage, drawn / np.float32(np.sqrt(d))))
         return stream.behind(stage)
 
-    value: Stream = stream.memo(("narrowed", k), make)
+    value: Stream = stream.memo(("narrowed", k), make, lasts=False)
     return value
 
 

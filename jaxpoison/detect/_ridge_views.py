@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from jaxpoison._types import HostArray
@@ -37,6 +39,7 @@ class NormalEquations:
         fold: HostArray,
         columns: HostArray,
         ridge: float,
+        again: Callable[[], HostArray] | None = None,
     ) -> None:
         """Centres and scales the features, in place, and adds up the moments of each fold.
 
@@ -48,14 +51,15 @@ class NormalEquations:
             columns: [v, p] bool, the features of each view.
             ridge: Share of the mean diagonal added to the equations; (p / r)^2 of it where rows
                 are fewer than features.
+            again: Makes ``phi`` anew, so that it need not be held between uses; or None.
         """
         self.mean = phi.mean(axis=0)
         deviation = phi.std(axis=0)
         floor = 1e-3 * max(float(deviation.max()), 1e-30)
         self.scale = (1.0 / (deviation + floor)).astype(np.float32)
-        phi -= self.mean
-        phi *= self.scale
-        self.phi, self.labels, self.num_classes = phi, labels, num_classes
+        self._phi: HostArray | None = self._scaled(phi)
+        self._again = again
+        self.labels, self.num_classes = labels, num_classes
         self._fold, self.columns = fold, columns
         # fewer rows than features could fit any labels, wrong ones too
         self._ridge = ridge * max(phi.shape[1] / max(len(phi), 1), 1.0) ** 2
@@ -66,6 +70,24 @@ class NormalEquations:
         self.gram: HostArray = np.sum([part[0][:-1, :-1] for part in self._full], axis=0)
         if self.is_coded:
             self._code()
+
+    @property
+    def phi(self) -> HostArray:
+        """Features of the rows, made anew where they were let go."""
+        if self._phi is None:
+            assert self._again is not None
+            self._phi = self._scaled(self._again())
+        return self._phi
+
+    def let_go(self) -> None:
+        """Drops the features if they can be made anew: nothing here is as large."""
+        if self._again is not None:
+            self._phi = None
+
+    def _scaled(self, phi: HostArray) -> HostArray:
+        phi -= self.mean
+        phi *= self.scale
+        return phi
 
     @one_thread()
     def _moments(self, rows: HostArray) -> tuple[HostArray, HostArray]:

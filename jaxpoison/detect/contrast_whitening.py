@@ -231,7 +231,9 @@ def _view(stream: Stream, detector: ContrastWhitening) -> _View:
         return _View(rows, others, gap)
 
     view: _View = stream.memo(
-        ("contrast_whitening", detector.scaling, detector.ridge, detector.min_rows), make
+        ("contrast_whitening", detector.scaling, detector.ridge, detector.min_rows),
+        make,
+        lasts=False,
     )
     return view
 

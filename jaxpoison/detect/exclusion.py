@@ -100,11 +100,12 @@ class ExclusionCheck:
         ridge = self.ridge * float(np.trace(gram)) / len(gram)
         solved = np.stack(
             [
-                _solve(gram - part, target - part_target, ridge)
+                _solve(gram - part, target - part_target, ridge).astype(np.float32)
                 for part, part_target in zip(grams, targets, strict=True)
             ]
         )
-        agrees = stream.map(folds.out_of_fold_agrees, features, solved.astype(np.float32))
+        del grams, targets  # of many classes they are a tenth of a gigabyte
+        agrees = stream.map(folds.out_of_fold_agrees, features, solved)
         some = np.sort(host_rng(rows_key).permutation(len(stream))[:_OTHER_ROWS])
         x, labels = inputs_of(stream, some), stream.labels[some]
         taught = np.ones(len(stream), np.bool_)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -56,19 +58,18 @@ class TraitSpace(NamedTuple):
 
     Attributes:
         rows: [r] int64.
-        phi: [r, p] float32, centred, in units of each feature's deviation.
-        gram: [p, p] float64 ``phi^T phi``.
-        views: The stage that makes them.
-        mean: [p] and
-        scale: [p], with which ``phi = (stage(x) - mean) * scale``.
+        features: Gives them, [r, p] float32, centred, in units of each feature's deviation.
+        gram: [p, p] their products.
     """
 
     rows: HostArray
-    phi: HostArray
+    features: Callable[[], HostArray]
     gram: HostArray
-    views: Views
-    mean: HostArray
-    scale: HostArray
+
+    @property
+    def phi(self) -> HostArray:
+        """The features."""
+        return self.features()
 
 
 def _features(block: Block) -> Array:
@@ -173,12 +174,12 @@ class LabelViews:
         views = views_of(stream, self.num_features, self.grid, key=views_key)
         n, rng = len(stream), host_rng(rows_key)
         rows = np.arange(n) if n <= self.max_rows else np.sort(rng.permutation(n)[: self.max_rows])
-        seen = stream.through(views.stage)
-        phi = seen.map(_features) if n <= self.max_rows else features_of(stream, views.stage, rows)
+        again = None if n <= self.max_rows else partial(features_of, stream, views.stage, rows)
+        phi = again() if again else stream.through(views.stage).map(_features)
         fold = rng.permutation(np.arange(len(rows)) % self.num_folds)
         labels = stream.labels[rows]
         equations = NormalEquations(
-            phi, labels, stream.num_classes, fold, views.columns, self.ridge
+            phi, labels, stream.num_classes, fold, views.columns, self.ridge, again
         )
         return _Fitted(rows, equations, views)
 
@@ -190,6 +191,7 @@ class LabelViews:
         rounds = fit_rounds(equations, self.num_rounds, doubted[rows], without[rows])
         margins, taken_for = rounds.margins, rounds.taken_for
         if n > self.max_rows:
+            equations.let_go()  # until traits are sought: what comes before needs the memory
             judged = stream.map(judge_block, judges_of(equations, rounds, views.stage))
             margins, taken_for = rounds.read(judged)
             margins[rows], taken_for[rows] = rounds.margins, rounds.taken_for
@@ -239,7 +241,7 @@ class _Fitted(NamedTuple):
         margins, depth, taken_for, worst = said
         doubted = doubted_rows(worst, stream.labels, stream.num_classes)
         of = self.equations
-        space = TraitSpace(self.rows, of.phi, of.gram, self.views, of.mean, of.scale)
+        space = TraitSpace(self.rows, lambda: of.phi, of.gram)
         return Opinion(margins, depth, taken_for, doubted, worst, space, likelihoods)
 
 

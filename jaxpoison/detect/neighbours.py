@@ -68,7 +68,7 @@ def nearest_rows(stream: Stream, num_neighbours: int) -> NearestRows:
         operands = (bank, rows.astype(np.int32), _projection(stream), slots)
         return _unpacked(stream.map(_search_all, *operands), rows)
 
-    found: NearestRows = stream.memo(("nearest_rows", k), make)
+    found: NearestRows = stream.memo(("nearest_rows", k), make, lasts=False)
     return NearestRows(found.distance[:, :num_neighbours], found.rows[:, :num_neighbours])
 
 

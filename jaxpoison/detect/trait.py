@@ -21,6 +21,7 @@ _GO_ON = 3.5  # separation of a trait from which on another one is looked for
 _NARROW, _WIDE = 1.3, 3.0  # most spread of the rows with the trait, in deviations of the others
 _SURE = 8.0  # nats against, of a row that scores like the bulk
 _LABEL_NATS = 6.0  # most that a row's label evidence weighs beside the trait
+_COPIED = 1 << 12  # rows of a group at a time
 _FLOATS = np.float32
 
 
@@ -147,7 +148,7 @@ def _search(
         inside = left[group]
         shift = white[inside].mean(axis=0) - means[taken_for[inside]].mean(axis=0)
         scores = (x @ shift).astype(np.float64)
-        own = (x[group] * (x[group] - means[taken_for[inside]])).sum(axis=1)
+        own = _own_parts(white, means, inside, taken_for[inside])
         scores[group] = (len(inside) * scores[group] - own) / max(len(inside) - 1, 1)
         odds, separation = two_normals(scores, group, _WIDE if is_last else _NARROW)
         near = odds > -_SURE
@@ -159,6 +160,17 @@ def _search(
     odds = np.where(near, odds, np.minimum(odds, -_SURE))
     depth = float(np.median(opinion.depth[rows[left[group]]]))
     return Trait(rows[left], odds, float(separation), depth), group
+
+
+def _own_parts(
+    white: HostArray, means: HostArray, rows: HostArray, taken_for: HostArray
+) -> HostArray:
+    """What each row adds to the sum of its own scores [m]; copied by parts."""
+    out = np.empty(len(rows), white.dtype)
+    for i in range(0, len(rows), _COPIED):
+        x = white[rows[i : i + _COPIED]]
+        out[i : i + _COPIED] = (x * (x - means[taken_for[i : i + _COPIED]])).sum(axis=1)
+    return out
 
 
 def _coherent(
@@ -197,5 +209,6 @@ def coherence(opinion: Opinion, labels: HostArray, rows: HostArray, source: int)
     settled = (labels[space.rows] == source) & ~opinion.doubted[space.rows]
     if mine.sum() < _MIN_ROWS or settled.sum() < _MIN_ROWS:
         return float("nan")
-    theirs = float(space.phi[settled].var(axis=0).sum())
-    return float(space.phi[mine].var(axis=0).sum()) / max(theirs, 1e-12)
+    phi = space.phi
+    theirs = float(phi[settled].var(axis=0).sum())
+    return float(phi[mine].var(axis=0).sum()) / max(theirs, 1e-12)

@@ -262,6 +262,7 @@ def gather(
                 min_rows=int(job.detector.min_rows),
             )
         )
+        stream.trim()
         progress("score", (i + 1) * len(stream), len(jobs) * len(stream))
     return out
 

@@ -15,6 +15,8 @@ from jaxpoison.layout import Layout, aligned_empty
 
 T = TypeVar("T")
 
+_PIECE_BYTES = 1 << 24  # read at a time: the size of a shard but where classes are many
+
 
 def one_ahead(make: Callable[[int], T], starts: range) -> Iterator[T]:
     """What is made of each start, in order; a thread makes the next one meanwhile."""
@@ -77,8 +79,7 @@ class Rows:
     @property
     def shard_bytes(self) -> int:
         """Bytes of one shard's rows on a device."""
-        row = max(int(np.prod(self.row_shape)) * self.dtype.itemsize, 1)
-        return self.layout.tiles * self.layout.tile * row
+        return self.layout.tiles * self.layout.tile * self._row_bytes
 
     def stop(self, shard: int) -> int:
         """The row behind the last one of a shard."""
@@ -87,18 +88,26 @@ class Rows:
     def group(self, first: int, size: int) -> Block:
         """Shards ``first`` to ``first + size`` stacked; empty ones past the end.
 
-        One is sorted into its tiles by a thread while the next one is read.
+        A thread puts what was read into its tiles while more is read, a piece at a time, so that
+        hardly any row is held twice.
         """
         slots = self.layout.tiles * self.layout.tile
         x = aligned_empty((size, slots, *self.row_shape), self.dtype)
         with ThreadPoolExecutor(1) as sorter:
-            sorted_by: list[Future[Block]] = []
-            for i, out in enumerate(x):
-                rows = self._read(first + i)
-                for earlier in sorted_by[-1:]:
-                    earlier.result()  # so that no more than two shards are held twice
-                sorted_by.append(sorter.submit(self._shard, first + i, rows, out))
-            shards = [each.result() for each in sorted_by]
+            placed: list[Future[None]] = []
+            plans = []
+            for shard, out in enumerate(x, first):
+                begin, end = min(shard * self.layout.rows, len(self)), self.stop(shard)
+                plan = self.layout.plan(self.labels[begin:end], begin)
+                plans.append(plan)
+                placed.append(sorter.submit(plan.clear, out))
+                for start in range(begin, end, self._piece):
+                    piece = self.source.read(start, min(start + self._piece, end))["x"]
+                    placed[-1].result()  # no more than two pieces wait
+                    placed.append(sorter.submit(plan.put, piece, start - begin, out))
+            for each in placed:
+                each.result()
+        shards = [plan.block(rows) for plan, rows in zip(plans, x, strict=True)]
         tiled = (size, self.layout.tiles, self.layout.tile, *self.row_shape)
         return Block(x.reshape(tiled), *(np.stack(p) for p in list(zip(*shards, strict=True))[1:]))
 
@@ -106,18 +115,14 @@ class Rows:
         """The group of each start; a background thread reads one group ahead."""
         return one_ahead(partial(self.group, size=size), starts)
 
-    def _read(self, shard: int) -> HostArray | None:
-        """The rows of a shard, None past the end."""
-        start, stop = shard * self.layout.rows, self.stop(shard)
-        return self.source.read(start, stop)["x"] if start < stop else None
+    @property
+    def _piece(self) -> int:
+        """Rows read at a time: a whole shard unless it is large."""
+        return max(_PIECE_BYTES // self._row_bytes, 1)
 
-    def _shard(self, shard: int, x: HostArray | None, out: HostArray) -> Block:
-        """One shard as a block (an empty one past the end), its rows written to ``out``."""
-        start = min(shard * self.layout.rows, len(self))
-        stop = self.stop(shard)
-        return self.layout.block(
-            x, self.labels[start:stop], start, (self.row_shape, self.dtype), out
-        )
+    @property
+    def _row_bytes(self) -> int:
+        return max(int(np.prod(self.row_shape)) * self.dtype.itemsize, 1)
 
     def take(self, rows: HostArray) -> HostArray:
         """Raw inputs of some rows, in the order asked, by one forward read of the source."""

@@ -12,6 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxpoison._types import Block, HostArray
+from jaxpoison.heap import trim
 from jaxpoison.layout import Layout
 
 from ._engines import Engine, Feed, LocalEngine, ShardValue
@@ -22,6 +23,7 @@ from ._steps import Stage, make_mesh, mesh_of_solvers, one_each, replicated, spr
 
 _GROUP_ROWS = 16_384  # rows of all members that one vmapped call of ``spread`` works on
 _GROUPS = (16, 32)  # fewest and most members of one, where that many rows allow
+_LARGE_BYTES = 1 << 28  # of rows: less is never worth giving back
 
 
 class Fold(Protocol):
@@ -112,6 +114,7 @@ class Stream:
         self.runs = self.engine or LocalEngine(self.mesh)
         self._held = Held(lambda: self.runs.feed(self.rows, self.budget_bytes))
         self._memo: dict[Any, Any] = {}
+        self._passing: list[Any] = []
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -134,11 +137,40 @@ class Stream:
         plain = {"stage": None, "identity": None, "layout": None}
         return replace(self, source=source, **{**plain, **changes})
 
-    def memo(self, key: Any, make: Callable[[], Any]) -> Any:
-        """A value computed once for this stream, so that detectors share passes."""
+    def memo(self, key: Any, make: Callable[[], Any], *, lasts: bool = True) -> Any:
+        """A value computed once for this stream, so that detectors share passes.
+
+        Args:
+            key: Names it.
+            make: Computes it.
+            lasts: Whether it is wanted after the detectors have spoken (see ``forget``).
+        """
         if key not in self._memo:
             self._memo[key] = make()
+            if not lasts:
+                self._passing.append(key)
         return self._memo[key]
+
+    def forget(self) -> None:
+        """Drops what only detectors share, where rows are many; asked again, it is made again."""
+        if self.is_large:
+            for key in self._passing:
+                del self._memo[key]
+            self._passing.clear()
+            self.trim()
+
+    def trim(self) -> None:
+        """Gives memory that was freed back to the system, where rows are many.
+
+        Before each pass, which needs the most, and behind it.
+        """
+        if self.is_large:
+            trim()
+
+    @property
+    def is_large(self) -> bool:
+        """Whether memory is worth the time it takes to give it back."""
+        return self.resident_bytes >= _LARGE_BYTES
 
     def fold(self, fold: Fold) -> Any:
         """One pass: the fold of all rows, bit-equal on any number of devices.
@@ -225,6 +257,7 @@ class Stream:
         """Each shard from ``first`` on with its value, progress told behind it."""
         if first == self.num_shards:
             return
+        self.trim()
         feed = self._held.feed
         stage = self.memo("stage", lambda: feed.place(self.stage))
         values = feed.run(fn, feed.place(operands), stage, first)
@@ -232,6 +265,8 @@ class Stream:
             yield shard, value
             if self.progress is not None:
                 self.progress(self.rows.stop(shard))
+        del value, values
+        self.trim()
 
     def _record(self, verb: str, fn: Any, operands: Any) -> Record | Unkept:
         if self.journal is None:
