@@ -36,8 +36,10 @@ were measured by hand when the step was made and are in no record:
   read once and held), labels asked again of the rows alone that a known backdoor touches, a
   quarter of the rows to teach verification, judged rows 512 at a time (a third faster than 2,048:
   what is made of them stays in the cache) and cells searched by 16,384 rows (53 s to 35 s): 335 s
-  and 505 s. What saved memory since gave the figures above. Bounds on what cells can hold, tried
-  to skip distances, cost more than they save.
+  and 505 s; what saved memory after that: 304 s and 460 s. Then rows put into their tiles by pieces
+  of 16 MB as they are read (half the time of one copy in the order of the tiles) and the heap kept
+  small gave the figures above, on another processor. Bounds on what cells can hold, tried to skip
+  distances, cost more than they save.
   What is left are dense products (labels 45 s of processor time at the peak of the cores, cells
   35, verification 40), which want an accelerator, and fourteen passes.
 - *Busy*, 90 % aimed at: a shard is sorted into tiles while the next one is read, yet light passes
@@ -45,10 +47,15 @@ were measured by hand when the step was made and are in no record:
 - *Memory*, 3 GB aimed at: neighbours of millions of rows in half the bytes, coordinates in both
   bases as two views of one array, edges of copies by parts, classifiers' features copied once and
   8,192 rows at a time, directions of a class given to some tiles at a time in place of all tiles
-  of a shard (1 GB a shard to .26, and half the time of that pass). What is left are the coordinates
-  of all rows, blocks of two devices and the one being read, and 50,000 rows of 2,048 features that
-  labels are judged by. Ten million rows took 10.4 GB before the last four of these steps; they ran
-  on one core that other work shared, so that their wall time says little."""
+  of a shard (1 GB a shard to .26, and half the time of that pass). Of a peak of 6 GB that had been
+  recorded, 1.7 were the watch on the reader itself: a cycle kept blocks alive. The rest, 4.3 GB,
+  became 3.2 by giving freed memory back around each pass, dropping what only detectors share once
+  they have spoken, and making the 50,000 rows of 2,560 features that labels are judged by again
+  when traits are sought; 2.9 by reading by pieces, with pages of their own for pieces of 8 MB and
+  more (without these, smaller reads leave holes in the heap that cost more than they save). What
+  is left are the coordinates of all rows, and blocks of two devices and the ones being read. Ten
+  million rows took 10.4 GB before all but the first three of these steps; they ran on one core
+  that other work shared, so that their wall time says little."""
 
 
 def render(path: Path, docs: Path) -> None:
@@ -99,6 +106,14 @@ def _machine(record: dict[str, Any]) -> str:
     return f"{facts['cpu']}, {facts['cores']} cores, load {facts['load']}, jax {libraries['jax']}."
 
 
+def _machines(records: list[dict[str, Any]]) -> str:
+    """Where they were measured, once if it was one place."""
+    places = {r["machine"]["cpu"] for r in records}
+    if len(places) == 1:
+        return _machine(records[-1])
+    return "\n".join(f"- {_shape(r)}: {_machine(r)}" for r in records)
+
+
 def _spectral(parts: dict[str, list[dict[str, Any]]]) -> str:
     records = parts.get("spectral", [])
     if not records:
@@ -123,7 +138,7 @@ def _spectral(parts: dict[str, list[dict[str, Any]]]) -> str:
             "means included); compiling is left out.",
             table(rows),
             table(goals) if goals else "",
-            _machine(records[-1]),
+            _machines(records),
         )
     )
 
@@ -154,7 +169,7 @@ def _scans(parts: dict[str, list[dict[str, Any]]]) -> str:
             table(goals),
             "Seconds by detector (what several share is counted with the first):",
             table(seconds),
-            _machine(records[-1]),
+            _machines(records),
         )
     )
 
@@ -191,6 +206,7 @@ def _overlap(parts: dict[str, list[dict[str, Any]]]) -> str:
         "worked on. *Busy* is the share of the time of all passes of a\nscan in which a block was "
         "there: one less what the consumer waited for the reader.\n\n"
         f"{table(rows)}\n\n{table(goals)}"
+        + "".join(f"\n\n{_machine(r)}" for r in records[-1:] if "machine" in r)
     )
 
 

@@ -152,6 +152,7 @@ def class_moments(stream: Stream) -> Moments:
         lost = np.diagonal(cov, axis1=1, axis2=2) <= (_EPSILON * centre) ** 2
         cov[lost[:, :, None] | lost[:, None, :]] = 0.0
         within = np.einsum("c,cij->ij", counts / max(counts.sum(), 1), cov)
+        stream.memo("pooled_within", lambda: within)  # outlives the moments, and is asked again
         return Moments(counts, centre, cov, within)
 
     value: Moments = stream.memo("class_moments", make, lasts=False)

@@ -34,9 +34,12 @@ class Plan(NamedTuple):
         """Zeros where there is no row of ``out`` [tiles * tile, ...]."""
         out[self.mask.ravel() == 0] = 0
 
-    def put(self, x: HostArray, first: int, out: HostArray) -> None:
-        """Rows of the shard from ``first`` on at their places in ``out``."""
-        out[self.slot[first : first + len(x)]] = x
+    def put(self, x: HostArray, rows: slice, out: HostArray) -> None:
+        """Some rows of the shard at their places in ``out``; as many must be there."""
+        slot = self.slot[rows]
+        if len(x) != len(slot):
+            raise ValueError(f"a source gave {len(x)} rows where {len(slot)} were asked for")
+        out[slot] = x
 
     def block(self, rows: HostArray) -> Block:
         """What was put together, [tiles * tile, ...], as a block."""
@@ -93,32 +96,6 @@ class Layout:
         ids[slot] = start + np.arange(len(labels))
         tiled = (self.tiles, self.tile)
         return Plan(slot, label, mask.reshape(tiled), ids.reshape(tiled))
-
-    def block(
-        self,
-        x: HostArray | None,
-        labels: HostArray,
-        start: int,
-        row: tuple[tuple[int, ...], np.dtype[Any]],
-    ) -> Block:
-        """Rows of a shard in class-pure tiles.
-
-        Args:
-            x: [r, ...] rows, r at most ``rows``; None for no rows.
-            labels: [r] dense classes.
-            start: Row number of the first.
-            row: Shape and type of one row.
-
-        Returns:
-            A block whose shape does not depend on the labels.
-        """
-        shape, dtype = row
-        plan = self.plan(labels, start)
-        rows = aligned_empty((self.tiles * self.tile, *shape), dtype)
-        plan.clear(rows)
-        if x is not None:
-            plan.put(x, 0, rows)
-        return plan.block(rows)
 
     def places(self, labels: HostArray) -> HostArray:
         """The place [n] of each row in its tile, of all rows by their labels [n]."""

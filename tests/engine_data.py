@@ -32,6 +32,17 @@ def planted(seed=0, n=1500, d=24, num_classes=5, shift=8.0, share=SHARE, offset=
     return (x + offset).astype(np.float32), labels, is_planted
 
 
+def block_of(layout, x, labels, start=0):
+    """The rows of a shard as the block that a pass makes of them."""
+    plan = layout.plan(labels, start)
+    rows = np.full((layout.tiles * layout.tile, *x.shape[1:]), 77, x.dtype)  # as memory comes
+    plan.clear(rows)
+    half = len(x) // 2
+    for piece in (slice(half, len(x)), slice(0, half)):
+        plan.put(x[piece], piece, rows)
+    return plan.block(rows)
+
+
 def with_small_classes(labels):
     """Which rows to keep [n] so that class 0 has none, class 1 has one and class 3 has 39."""
     keep = labels != 0

@@ -150,7 +150,8 @@ def test_a_sample_of_all_rows_is_all_rows():
         assert np.array_equal(a, b)
 
 
-def test_features_of_a_sample_are_let_go_and_come_back_equal():
+def test_features_of_a_sample_are_let_go_and_come_back_equal(monkeypatch):
+    monkeypatch.setattr("jaxpoison.stream._stream._LARGE_BYTES", 1)
     x, labels, _ = given.flipped(seed=3)
     detector = dataclasses.replace(SMALL, max_rows=600)
     stream = given.stream_of(x, labels)

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engine_data import block_of
 from jaxpoison.layout import Layout
 
 examples = settings(max_examples=60, deadline=None, derandomize=True)
@@ -31,7 +32,7 @@ def shards(draw):
 def test_block_holds_each_row_once_in_a_tile_of_its_class(shard, start):
     layout, labels = shard
     x = (np.arange(len(labels) * 3).reshape(-1, 3) + 1).astype(np.float32)
-    block = layout.block(x, labels, start, ((3,), x.dtype))
+    block = block_of(layout, x, labels, start)
     keep = block.mask > 0
     assert set(np.unique(block.mask)) <= {0.0, 1.0}
     assert sorted(block.ids[keep].tolist()) == list(range(start, start + len(labels)))
@@ -48,8 +49,8 @@ def test_block_holds_each_row_once_in_a_tile_of_its_class(shard, start):
 def test_shape_does_not_depend_on_the_labels(shard):
     layout, labels = shard
     x = np.ones((len(labels), 2, 2), np.uint8)
-    full = layout.block(x, labels, 0, ((2, 2), x.dtype))
-    none = layout.block(None, labels[:0], 0, ((2, 2), x.dtype))
+    full = block_of(layout, x, labels)
+    none = block_of(layout, x[:0], labels[:0])
     assert [part.shape for part in full] == [part.shape for part in none]
     assert [part.dtype for part in full] == [part.dtype for part in none]
     assert full.x.dtype == np.uint8 and full.x.shape == (layout.tiles, layout.tile, 2, 2)
@@ -62,7 +63,7 @@ def test_shape_does_not_depend_on_the_labels(shard):
 def test_rows_keep_their_order_inside_a_class(shard):
     layout, labels = shard
     x = np.zeros((len(labels), 1), np.float32)
-    block = layout.block(x, labels, 0, ((1,), x.dtype))
+    block = block_of(layout, x, labels)
     for c in np.unique(labels):
         mine = (block.label[:, None] == c) & (block.mask > 0)
         assert (np.diff(block.ids[mine]) > 0).all()
@@ -87,10 +88,17 @@ def test_worst_mix_of_classes_fits(extra):
     layout = Layout.of(4096, 4, 100)
     per_class = layout.rows // 100 // layout.tile * layout.tile + 1 + extra
     labels = np.repeat(np.arange(100), per_class)[: layout.rows]
-    block = layout.block(
-        np.ones((len(labels), 1), np.float32), labels, 0, ((1,), np.dtype(np.float32))
-    )
+    block = block_of(layout, np.ones((len(labels), 1), np.float32), labels)
     assert block.mask.sum() == len(labels)
+
+
+def test_a_source_that_gives_too_few_rows_is_refused():
+    layout, labels = Layout.of(300, 4, 3), np.arange(300) % 3
+    plan, out = layout.plan(labels, 0), np.zeros((layout.tiles * layout.tile, 1), np.float32)
+    for given_rows in (99, 1, 101):  # a single row would be spread over all places
+        with pytest.raises(ValueError, match=f"gave {given_rows} rows where 100"):
+            plan.put(np.ones((given_rows, 1), np.float32), slice(100, 200), out)
+    assert not out.any()
 
 
 def test_layout_follows_from_the_shape_alone():
@@ -106,6 +114,6 @@ def test_places_are_those_in_the_tiles_of_the_blocks():
     places = layout.places(labels)
     for start in range(0, len(labels), 256):
         mine = labels[start : start + 256]
-        block = layout.block(np.zeros((len(mine), 1)), mine, start, ((1,), np.dtype(np.float32)))
+        block = block_of(layout, np.zeros((len(mine), 1), np.float32), mine, start)
         _, place = np.nonzero(block.mask)
         assert np.array_equal(places[block.ids[block.mask > 0]], place)

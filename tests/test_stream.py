@@ -190,19 +190,24 @@ def test_large_shards_are_read_a_piece_at_a_time(monkeypatch):
     x, labels = table(1000, 3)
     whole = data.stream_of(x, labels)
     blocks = next(iter(whole.rows.groups(range(1), 1)))
-    monkeypatch.setattr("jaxpoison.stream._rows._PIECE_BYTES", 7 * x[0].nbytes)
+    monkeypatch.setattr("jaxpoison.stream._rows._PIECE_BYTES", 11 * x[0].nbytes)
+    monkeypatch.setattr("jaxpoison.stream._rows._PIECE_ROWS", 1)
     source = CountingSource(x)
     stream = Stream(source, labels.astype(np.int32), 3)
     source.reads.clear()
     pieces = next(iter(stream.rows.groups(range(1), 1)))
-    assert source.reads == [(i, min(i + 7, 1000)) for i in range(0, 1000, 7)]
+    assert source.reads == [(i, min(i + 8, 1000)) for i in range(0, 1000, 8)]
     for one, other in zip(blocks, pieces, strict=True):
         assert one.dtype == other.dtype and np.array_equal(one, other)
+    source.reads.clear()
+    np.testing.assert_array_equal(stream.take(np.array([900, 3, 901])), x[[900, 3, 901]])
+    assert source.reads == [(0, 8), (896, 904)]
 
 
 def test_a_piece_that_can_not_be_read_ends_the_pass(monkeypatch):
     x, labels = table(1000, 3)
     monkeypatch.setattr("jaxpoison.stream._rows._PIECE_BYTES", 100 * x[0].nbytes)
+    monkeypatch.setattr("jaxpoison.stream._rows._PIECE_ROWS", 64)
 
     class Cut(CountingSource):
         def __len__(self):

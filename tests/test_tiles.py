@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import reference
+from engine_data import block_of
 from jaxpoison.kernels import tile_grams, tile_project, tile_sketch, tile_sums
 from jaxpoison.layout import Layout
 
@@ -39,7 +40,7 @@ def table(seed=0, n=300, d=7, num_classes=4, tile=8, fill=0.0):
     x = rng.normal(size=(n, d)).astype(np.float32)
     labels = rng.choice(num_classes, n, p=[0.5, 0.0, 0.1, 0.4][:num_classes])
     layout = Layout(n, tile, -(-n // tile) + num_classes)
-    block = layout.block(x, labels, 0, ((d,), x.dtype))
+    block = block_of(layout, x, labels)
     filled = np.where(block.mask[..., None] > 0, block.x, np.float32(fill))
     return x, labels, block._replace(x=filled)
 
@@ -98,7 +99,7 @@ def test_content_of_padding_reaches_no_result(fill):
 
 def test_more_padding_changes_no_bit():
     x, labels, block = table()
-    longer = Layout(300, 8, len(block.label) + 9).block(x, labels, 0, ((7,), x.dtype))
+    longer = block_of(Layout(300, 8, len(block.label) + 9), x, labels)
     basis, centre = bases(4, 3, 7)
     assert np.array_equal(grams(block, 4), grams(longer, 4))
     for one, two in zip(sketch(block, basis, centre), sketch(longer, basis, centre), strict=True):
@@ -117,7 +118,7 @@ def test_integer_rows_are_exact():
     rng = np.random.default_rng(3)
     x = rng.integers(-4, 5, (500, 5)).astype(np.float32)
     labels = rng.integers(0, 6, 500)
-    block = Layout(512, 16, 40).block(x, labels, 0, ((5,), x.dtype))
+    block = block_of(Layout(512, 16, 40), x, labels)
     counts, total, second = reference.class_sums(x.astype(np.float64), labels, 6)
     got = sums(block, 6)
     assert np.array_equal(got[0], counts) and np.array_equal(got[1], total)

@@ -58,8 +58,8 @@ class TraitSpace(NamedTuple):
 
     Attributes:
         rows: [r] int64.
-        features: Gives them, [r, p] float32, centred, in units of each feature's deviation.
-        gram: [p, p] their products.
+        features: Gives ``phi`` [r, p] float32, centred, in units of each feature's deviation.
+        gram: [p, p] float32 ``phi^T phi``.
     """
 
     rows: HostArray
@@ -100,7 +100,8 @@ class LabelViews:
         max_rows: Classifiers are fitted to a random sample of this size where there are more rows.
         min_rows: For a class with fewer rows nothing is known: its rows score 0.
 
-    **Cost**: a pass, and a second one beyond ``max_rows``; r p^2 FLOP, and in each round v * folds
+    **Cost**: a pass, and beyond ``max_rows`` a second one, and where rows are many (256 MB) a read
+    more to make the features again when traits are sought; r p^2 FLOP, and in each round v * folds
     solves of p^3 / 3 at the most; r p floats held.
 
     **Assumes / fails on**: some view tells the classes apart without the trigger. Honest rows
@@ -174,8 +175,9 @@ class LabelViews:
         views = views_of(stream, self.num_features, self.grid, key=views_key)
         n, rng = len(stream), host_rng(rows_key)
         rows = np.arange(n) if n <= self.max_rows else np.sort(rng.permutation(n)[: self.max_rows])
-        again = None if n <= self.max_rows else partial(features_of, stream, views.stage, rows)
-        phi = again() if again else stream.through(views.stage).map(_features)
+        some = partial(features_of, stream, views.stage, rows)
+        phi = stream.through(views.stage).map(_features) if n <= self.max_rows else some()
+        again = some if n > self.max_rows and stream.is_large else None
         fold = rng.permutation(np.arange(len(rows)) % self.num_folds)
         labels = stream.labels[rows]
         equations = NormalEquations(

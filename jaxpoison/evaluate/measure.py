@@ -149,7 +149,7 @@ def _rankings(report: Report, truth: HostArray, cover: HostArray) -> dict[str, A
             metrics.average_precision(mine, positive),
             metrics.true_positive_rate(mine, positive),
         )
-        out[name] = dict(zip(METRICS, values, strict=True))
+        out[name] = {k: round(float(v), 6) for k, v in zip(METRICS, values, strict=True)}
     return out
 
 

@@ -169,8 +169,8 @@ def _run(
     groups = gathering.groups_of(evidence, data.dense, size)
     witness = witness_stream(spaces[0], data.source)
     about_labels = label_evidence(jobs, plan.method.seed)
-    for job in jobs:
-        job.stream.forget()
+    for stream in {id(s): s for s in (raw, *(job.stream for job in jobs))}.values():
+        stream.forget()
     judged = verify(plan, witness, groups, about_labels, size, spaces[0].own_units, progress)
     findings = grown(judged.findings, evidence, judged.opinion, data.dense, plan.method.fdr)
     verdict = calibrate.decide(findings, len(data.dense))

@@ -15,7 +15,8 @@ from jaxpoison.layout import Layout, aligned_empty
 
 T = TypeVar("T")
 
-_PIECE_BYTES = 1 << 24  # read at a time: the size of a shard but where classes are many
+_PIECE_BYTES = 1 << 24  # read at a time: a shard, but where classes are many
+_PIECE_ROWS = 256  # at the least, as of a shard: larger rows are read as before
 
 
 def one_ahead(make: Callable[[int], T], starts: range) -> Iterator[T]:
@@ -102,9 +103,11 @@ class Rows:
                 plans.append(plan)
                 placed.append(sorter.submit(plan.clear, out))
                 for start in range(begin, end, self._piece):
-                    piece = self.source.read(start, min(start + self._piece, end))["x"]
-                    placed[-1].result()  # no more than two pieces wait
-                    placed.append(sorter.submit(plan.put, piece, start - begin, out))
+                    stop = min(start + self._piece, end)
+                    piece = self.source.read(start, stop)["x"]
+                    placed[-1].result()  # no more than two pieces are held
+                    rows = slice(start - begin, stop - begin)
+                    placed.append(sorter.submit(plan.put, piece, rows, out))
             for each in placed:
                 each.result()
         shards = [plan.block(rows) for plan, rows in zip(plans, x, strict=True)]
@@ -117,8 +120,9 @@ class Rows:
 
     @property
     def _piece(self) -> int:
-        """Rows read at a time: a whole shard unless it is large."""
-        return max(_PIECE_BYTES // self._row_bytes, 1)
+        """Rows read at a time, a power of two: a whole shard unless it is large."""
+        rows = 1 << int(np.log2(max(_PIECE_BYTES // self._row_bytes, 1)))
+        return min(max(rows, _PIECE_ROWS), self.layout.rows)
 
     @property
     def _row_bytes(self) -> int:
@@ -129,12 +133,12 @@ class Rows:
         rows = np.asarray(rows, np.int64)
         out = np.empty((len(rows), *self.row_shape), self.dtype)
         order = np.argsort(rows, kind="stable")
-        step = self.layout.rows
+        step = self._piece
+        starts = range(0, len(self), step)
         edges = np.searchsorted(rows[order], np.arange(0, len(self) + step, step))
-        for shard in range(self.num_shards):
-            where = order[edges[shard] : edges[shard + 1]]
+        for piece, start in enumerate(starts):
+            where = order[edges[piece] : edges[piece + 1]]
             if where.size:
-                start = shard * step
-                x = self.source.read(start, self.stop(shard))["x"]
+                x = self.source.read(start, min(start + step, len(self)))["x"]
                 out[where] = x[rows[where] - start]
         return out

@@ -260,12 +260,13 @@ class Stream:
         self.trim()
         feed = self._held.feed
         stage = self.memo("stage", lambda: feed.place(self.stage))
+        value = None
         values = feed.run(fn, feed.place(operands), stage, first)
         for shard, value in enumerate(values, first):
             yield shard, value
             if self.progress is not None:
                 self.progress(self.rows.stop(shard))
-        del value, values
+        del value, values  # the last ones, so that they can go
         self.trim()
 
     def _record(self, verb: str, fn: Any, operands: Any) -> Record | Unkept:
