@@ -186,3 +186,21 @@ def test_one_compile_for_all_values():
     fit(two_groups(seed=1, n=333)[0])
     fit(x[:300], 333)
     assert mixture._cache_size() == before
+
+
+@pytest.mark.parametrize("every", [1, 2, 3])
+def test_starts_of_large_classes_are_screened_on_some_rows(every, monkeypatch):
+    x, is_second = two_groups(seed=7, n=6000, share=0.04)
+    whole = fit(x)
+    monkeypatch.setattr("jaxpoison.kernels.mixture._SCREENED", len(x) // every)
+    ones = np.ones(len(x), np.float32)
+
+    def anew(x, mask):  # a function of its own, so that nothing traced before is used again
+        return mixture.__wrapped__(x, mask)
+
+    some = jax.jit(anew)(x, ones)
+    for a, b in zip(some, whole, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=0.05)  # the same optimum, 50 steps on
+    assert ((np.asarray(some.log_ratio) > 0) == is_second).mean() > 0.99
+    text = str(jax.make_jaxpr(anew)(x, ones))
+    assert (f"f32[96,{len(x)}]" in text) == (every == 1)  # starts are held for screened rows alone
