@@ -58,8 +58,8 @@ were measured by hand when the step was made and are in no record:
   when traits are sought; 2.9 by reading by pieces, with pages of their own for pieces of 8 MB and
   more (without these, smaller reads leave holes in the heap that cost more than they save). What
   is left are the coordinates of all rows, and blocks of two devices and the ones being read. Two
-  classes of half a million rows took 7.7 GB in the mixture, whose 256 starts are screened on 65,536
-  rows of a class since. Ten
+  classes of half a million rows took 7.7 GB in the mixture, until its 256 starts were screened on
+  65,536 rows of a class. Ten
   million rows took 10.4 GB before all but the first three of these steps; they ran on one core
   that other work shared, so that their wall time says little."""
 
