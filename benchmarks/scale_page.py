@@ -43,8 +43,8 @@ were measured by hand when the step was made and are in no record:
   What is left are dense products (labels 45 s of processor time at the peak of the cores, cells
   35, verification 40), which want an accelerator, and fourteen passes.
 - *Found*: where 10,000 classes have twenty rows each, two of them are planted, and nothing tells
-  them from honest ones. Of two classes with one shift between them, half of the shift can not be
-  told from a second honest mode: the rows that stand out are flagged, without a false alarm.
+  them from honest ones. Of two classes, the planted tenth of one looks much like a second honest
+  mode of it: only the rows that stand out most are flagged, without a false alarm.
 - *Busy*, 90 % aimed at: a piece is put into its tiles while the next one is read, yet light passes
   (a sum, a projection) are done before the reader is: two cores read, sort and compute at once.
   The first pass waits longest, 2.3 s, for memory that the system had never handed out; without it
