@@ -97,10 +97,13 @@ def _parts(y: Array, n: Array, shares: Array) -> _Parts:
     length = (delta * delta).sum(axis=1)
     left = jnp.maximum(1.0 - w * (1.0 - w) * length, 1e-5)  # variance left along delta
     middle = 0.5 * ((first + second) * delta).sum(axis=1)
-    # scaled before the product: afterwards it would be one more pass over [s, m]
-    product = jnp.matmul(delta / left[:, None], y.T, precision=_EXACT)
     offset = jnp.log(w / (1.0 - w)) - middle / left
-    return _Parts(product, offset, w, first, delta, length, left)
+    return _Parts(_product(y, delta, left), offset, w, first, delta, length, left)
+
+
+def _product(y: Array, delta: Array, left: Array) -> Array:
+    """Scaled before the product: afterwards it would be one more pass over [s, m]."""
+    return jnp.matmul(delta / left[:, None], y.T, precision=_EXACT)
 
 
 def _em(y: Array, mask: Array, n: Array, logits: Array, count: int) -> _Parts:
@@ -172,13 +175,12 @@ def shared_covariance_mixture(
     along = jnp.concatenate([along, -along])
     cuts = jnp.asarray(_CUTS)[:, None, None]
     starts = jnp.where(along > cuts, jnp.inf, -jnp.inf).reshape(-1, len(some))  # shares of 1 and 0
-    count = n if every == 1 else jnp.maximum(their_mask.sum(), 2.0)
+    count = jnp.maximum(their_mask.sum(), 2.0)
     screened = _em(some, their_mask, count, starts, num_screen)
     best = jax.lax.top_k(_gain(screened, their_mask, count, min_rows), num_keep)[1]
     kept = jax.tree.map(lambda a: a[best], screened)
     if every > 1:
-        along = jnp.matmul(kept.delta / kept.left[:, None], y.T, precision=_EXACT)
-        kept = kept._replace(product=along)
+        kept = kept._replace(product=_product(y, kept.delta, kept.left))
     fits = _em(y, mask, n, kept.logits, num_steps)
     gain = _gain(fits, mask, n, min_rows)
     logits, w, separation = fits.logits, fits.w, jnp.sqrt(fits.length / fits.left)

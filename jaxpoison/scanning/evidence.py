@@ -262,7 +262,6 @@ def gather(
                 min_rows=int(job.detector.min_rows),
             )
         )
-        stream.trim()
         progress("score", (i + 1) * len(stream), len(jobs) * len(stream))
     return out
 

@@ -169,7 +169,7 @@ def _run(
     groups = gathering.groups_of(evidence, data.dense, size)
     witness = witness_stream(spaces[0], data.source)
     about_labels = label_evidence(jobs, plan.method.seed)
-    for stream in {id(s): s for s in (raw, *(job.stream for job in jobs))}.values():
+    for stream in (raw, *(job.stream for job in jobs)):
         stream.forget()
     judged = verify(plan, witness, groups, about_labels, size, spaces[0].own_units, progress)
     findings = grown(judged.findings, evidence, judged.opinion, data.dense, plan.method.fdr)

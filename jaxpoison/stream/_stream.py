@@ -157,13 +157,9 @@ class Stream:
             for key in self._passing:
                 del self._memo[key]
             self._passing.clear()
-            self.trim()
 
-    def trim(self) -> None:
-        """Gives memory that was freed back to the system, where rows are many.
-
-        Before each pass, which needs the most, and behind it.
-        """
+    def _trim(self) -> None:
+        """Gives memory that was freed back to the system, where rows are many."""
         if self.is_large:
             trim()
 
@@ -257,7 +253,7 @@ class Stream:
         """Each shard from ``first`` on with its value, progress told behind it."""
         if first == self.num_shards:
             return
-        self.trim()
+        self._trim()  # a pass needs the most: what was freed since the last one goes first
         feed = self._held.feed
         stage = self.memo("stage", lambda: feed.place(self.stage))
         value = None
@@ -267,7 +263,7 @@ class Stream:
             if self.progress is not None:
                 self.progress(self.rows.stop(shard))
         del value, values  # the last ones, so that they can go
-        self.trim()
+        self._trim()
 
     def _record(self, verb: str, fn: Any, operands: Any) -> Record | Unkept:
         if self.journal is None:
