@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,8 @@ from jaxpoison.attacks import poison
 from jaxpoison.calibrate.groups import Finding
 from jaxpoison.calibrate.labels import LabelAttack
 from jaxpoison.scanning import verify
+from jaxpoison.sources import open_source
+from jaxpoison.sources.bundled import FASHION_MNIST
 from scan_data import UNTRAINED
 
 TARGET = 3
@@ -133,3 +136,27 @@ def test_one_class_under_the_label_of_another():
     assert (found["target_class"], found["source_class"]) == (6, 0)
     assert roc_auc_score(made.mask, report.suspicion) >= 0.99
     assert made.mask[report.flagged].mean() >= 0.9
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path(FASHION_MNIST).is_dir(), reason="dataset-fashion-mnist is missing")
+@pytest.mark.parametrize("share", [0.0, 0.05])
+def test_flips_where_classes_overlap(share):
+    """Images of four pixels: a third of the honest rows is taken for another class, or more."""
+    source = open_source(f"idx:{FASHION_MNIST}#train")
+    block = source.read(0, 12_000)
+    x = block["x"].reshape(-1, 2, 14, 2, 14).mean(axis=(2, 4)).reshape(-1, 4).astype(np.float32)
+    honest = block["y"].astype(np.int64)
+    rng = np.random.default_rng(1)
+    rows = rng.permutation(len(honest))[: round(share * len(honest))]
+    y = honest.copy()
+    y[rows] = (y[rows] + rng.integers(1, 10, len(rows))) % 10
+    report = scan(x, y, features=x, detectors=("labels", "neighbours"))
+    if not share:
+        check_clean(report)
+        return
+    assert report.verdict == "poisoned"
+    assert {a["kind"] for a in attacks_of(report)} == {"label_flip"}
+    wrong = (y != honest)[report.flagged]
+    assert wrong.mean() >= 0.85 and wrong.sum() >= 100
+    assert roc_auc_score(y != honest, report.suspicion) >= 0.85

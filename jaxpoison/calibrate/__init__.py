@@ -25,9 +25,12 @@ from jaxpoison.calibrate.groups import trait_group as trait_group
 from jaxpoison.calibrate.labels import flow as flow
 from jaxpoison.calibrate.labels import label_attack as label_attack
 from jaxpoison.calibrate.labels import label_findings as label_findings
-from jaxpoison.calibrate.labels import uniform_findings as uniform_findings
+from jaxpoison.calibrate.labels import unmasked as unmasked
 from jaxpoison.calibrate.null import benjamini_hochberg as benjamini_hochberg
 from jaxpoison.calibrate.null import tail_log10_p as tail_log10_p
+from jaxpoison.calibrate.uniform import OVERLAP as OVERLAP
+from jaxpoison.calibrate.uniform import rate_by_ranks as rate_by_ranks
+from jaxpoison.calibrate.uniform import uniform_findings as uniform_findings
 from jaxpoison.calibrate.verdict import Verdict as Verdict
 from jaxpoison.calibrate.verdict import decide as decide
 from jaxpoison.calibrate.verdict import find as find

@@ -14,7 +14,10 @@ MAX_CLASSES = 2048
 
 _EDGES = (0.0, 0.25, 0.5, 0.75, 1.0)
 _MIN_CLASS = 30  # rows of a class whose confusions are counted
-_UNIFORM_RATE, _UNIFORM_DEEP = 0.03, 10
+UNIFORM_RATE = 0.03
+"""Share of wrong labels spread over all classes from which on they are an attack."""
+
+_UNIFORM_DEEP = 10
 _CLASS_RATE, _CLASS_DEEP = 0.06, 6
 _PAIR_RATE, _PAIR_DEEP, _PAIR_NEAR = 0.02, 4, 8
 _RISE = 1.2  # deep rows over those a quarter to half of the way there
@@ -31,8 +34,7 @@ _HONEST_NOISE = (
     0.005  # of the rows of a class: a common one fills a rare one's label by honest slips
 )
 _LEAST_DEPTH = 0.2  # of a flagged row
-_MOST_UNIFORM = 0.45  # share of wrong labels that can be reckoned with
-_SURE_SHARE = 0.6  # of wrong labels, the least probable, beside which hardly a right one lies
+_UNMASKED_CONFIDENCE = 0.9  # of a cluster without which the rest of its class keeps its label
 
 
 class Flow(NamedTuple):
@@ -123,12 +125,12 @@ def flow(depth: HostArray, taken_for: HostArray, labels: HostArray, num_classes:
     deep = pairs[..., -1].ravel()[lower].sum()
     expected = max(np.repeat(counts, c)[lower].sum(), 1)
     is_rising = deep >= _RISE * pairs[..., 1].ravel()[lower].sum() and deep >= _UNIFORM_DEEP
-    is_rising &= _is_spread(pairs[..., -1].ravel()[lower])
+    is_rising &= is_spread(pairs[..., -1].ravel()[lower])
     uniform = 2.0 * deep / expected * (c - 1) if is_rising else 0.0
     return Flow(pairs, counts, apart, float(uniform), rates)
 
 
-def _is_spread(deep: HostArray) -> bool:
+def is_spread(deep: HostArray) -> bool:
     """Whether no quarter of the pairs holds nearly all rows, as triggers from class to class do."""
     top = np.sort(deep)[::-1][: -(-len(deep) // 4)].sum()
     return len(deep) < 4 or top < _CONCENTRATED * deep.sum()
@@ -146,6 +148,12 @@ class LabelAttack(NamedTuple):
     uniform: float
     targets: HostArray
     pairs: HostArray
+
+    @property
+    def open(self) -> HostArray:
+        """[c] bool, labels that rows of other classes carry wrongly."""
+        either: HostArray = self.targets | self.pairs.any(axis=1)
+        return either
 
 
 def label_attack(seen: Flow, agreement: float) -> LabelAttack:
@@ -178,7 +186,7 @@ def label_attack(seen: Flow, agreement: float) -> LabelAttack:
     )
     rest = seen.counts - (seen.near * pairs).sum(axis=1)
     pairs &= (seen.agreeing >= _PAIR_AGREEMENT * rest)[:, None]
-    uniform = seen.uniform if seen.uniform >= _UNIFORM_RATE else 0.0
+    uniform = seen.uniform if seen.uniform >= UNIFORM_RATE else 0.0
     if len(seen.counts) == 2:  # one other class: not many, and confusion with it is all there is
         targets = np.zeros(2, np.bool_)
     return LabelAttack(uniform, targets, pairs)
@@ -236,70 +244,41 @@ def label_findings(
         if len(rows) < MIN_ROWS:
             continue
         sources = np.unique(taken_for[rows])
-        rate = max(attack.uniform / _UNIFORM_RATE, seen.by_class[target] / _CLASS_RATE, 1.0)
+        rate = max(attack.uniform / UNIFORM_RATE, seen.by_class[target] / _CLASS_RATE, 1.0)
         odds = 2.0 + 4.0 * np.minimum(depth[rows].astype(np.float64), 1.0)
         source = int(sources[0]) if len(sources) == 1 else None
-        out.append(_flipped(int(target), source, rows, odds, float(1.0 - 0.5 ** (1.0 + rate))))
+        out.append(flipped(int(target), source, rows, odds, float(1.0 - 0.5 ** (1.0 + rate))))
     return out
 
 
-def uniform_findings(posterior: HostArray, labels: HostArray, fdr: float) -> list[Finding]:
-    """One finding for each label of rows whose label is wrong, where wrong ones are spread evenly.
+def unmasked(findings: list[Finding], before: LabelAttack, after: LabelAttack) -> list[Finding]:
+    """Findings of clusters that nothing confirmed, with those that made their class look wrong.
 
-    A wrong label is then any but the right one, so what ``p_y'`` is over all rows and all labels
-    y' but the most probable one is how ``p_y`` of wrong labels is distributed: F. The rows below
-    the 0.6 quantile of F are nearly all wrong, and 0.6 of the wrong ones: their number w follows.
-    Of the ``N(t)`` rows with ``p_y <= t``, ``1 - w F(t) / N(t)`` are right, taking a standard
-    error off w. Or, row by row: with a share e = w / n of wrong labels ``p_y = (1 - e) q_y +
-    e (1 - q_y) / (c - 1)`` where q is of the right labels, and a label is right with
-    ``(1 - e) q_y / p_y``. Rows are flagged up to the largest t where either share is at most
-    ``fdr``; the first is sharper, the second serves where few rows are wrong.
+    Where a trigger lies on many rows of a class under their own label, classifiers take it for the
+    class, and what is left of the class seems mislabelled. Without the rows of the cluster the rest
+    keeps its label then. Wrong labels stay wrong, whatever else is in their class.
 
     Args:
-        posterior: [n, c] of the labels as given, from ``detect.label_posterior``.
-        labels: [n] dense.
-        fdr: Share of false alarms allowed among the flagged rows.
+        findings: Of all kinds.
+        before: What label evidence says.
+        after: The same without the rows of unconfirmed findings.
 
     Returns:
-        Findings of kind "label_flip".
+        The findings, those confirmed whose label was open and no longer is.
     """
-    n, c = posterior.shape
-    own = posterior[np.arange(n), labels]
-    other = np.arange(c) != posterior.argmax(axis=1)[:, None]
-    if_wrong = np.sort(posterior[other])
-    order = np.argsort(own, kind="stable")
-    share = np.searchsorted(if_wrong, own[order], side="right") / len(if_wrong)
-    count = np.arange(1, n + 1)
-    surely = int(np.searchsorted(share, _SURE_SHARE))
-    num_wrong = surely / _SURE_SHARE
-    counted = 1.0 - (num_wrong - np.sqrt(surely) / _SURE_SHARE) * share / count
-    modelled = _right(own[order], min(num_wrong / n, _MOST_UNIFORM), c)
-    right = np.minimum(counted, np.cumsum(modelled) / count)
-    below = np.flatnonzero(right <= fdr)
-    chosen = order[: below[-1] + 1] if len(below) else order[:0]
-    certainty = np.clip(np.maximum.accumulate(right), 1e-4, 0.5)
-    odds = np.empty(n)
-    odds[order] = np.log(1.0 / certainty - 1.0)
-    confidence = float(1.0 - 0.5 ** (1.0 + max(num_wrong / n / _UNIFORM_RATE, 1.0)))
-    out = []
-    for target in np.unique(labels[chosen]):
-        rows = np.sort(chosen[labels[chosen] == target])
-        if len(rows) >= MIN_ROWS:
-            out.append(_flipped(int(target), None, rows, odds[rows], confidence))
-    return out
+    shut = before.open & ~after.open
+    return [
+        found._replace(confirmed=True, confidence=_UNMASKED_CONFIDENCE)
+        if not found.confirmed and shut[found.target]
+        else found
+        for found in findings
+    ]
 
 
-def _right(own: HostArray, rate: float, c: int) -> HostArray:
-    """How probably a label is right that has the given probability among noisy ones."""
-    floor = rate / (c - 1)
-    q = np.clip((own - floor) / (1.0 - rate - floor), 1e-6, 1.0)
-    out: HostArray = (1.0 - rate) * q / np.maximum((1.0 - rate - floor) * q + floor, 1e-300)
-    return out
-
-
-def _flipped(
+def flipped(
     target: int, source: int | None, rows: HostArray, log_odds: HostArray, confidence: float
 ) -> Finding:
+    """A finding of wrong labels."""
     return Finding(
         kind="label_flip",
         target=target,

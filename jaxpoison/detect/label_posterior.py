@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 
 from jaxpoison._types import HostArray
@@ -60,6 +62,7 @@ def label_posterior(likelihoods: HostArray, neighbours: HostArray, labels: HostA
 
     Reference: Wolpert, 1992, Stacked generalization.
     """
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
     n, c = neighbours.shape
@@ -78,6 +81,8 @@ def label_posterior(likelihoods: HostArray, neighbours: HostArray, labels: HostA
             out[inside, labels[teaching[:1]]] = 1.0
             continue
         model = LogisticRegression(max_iter=_MAX_STEPS)
-        model.fit(x[teaching], labels[teaching])
+        with warnings.catch_warnings():  # the last digits of the weights decide nothing
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            model.fit(x[teaching], labels[teaching])
         out[np.ix_(inside, model.classes_)] = model.predict_proba(x[inside])
     return out

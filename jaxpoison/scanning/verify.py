@@ -50,6 +50,7 @@ class LabelEvidence(NamedTuple):
         opinion: Of every row.
         flow: How rows lie between the classes.
         attack: What of that is an attack on labels.
+        agreement: Share of rows that are given their label.
         again: [n] bool of rows known to be poison -> the same without them.
         posterior: -> [n, c] probability of every label, or None where it can not be fitted.
     """
@@ -57,6 +58,7 @@ class LabelEvidence(NamedTuple):
     opinion: Opinion
     flow: Flow
     attack: LabelAttack
+    agreement: float
     again: Callable[[HostArray], LabelEvidence]
     posterior: Callable[[], HostArray | None]
 
@@ -75,8 +77,9 @@ def label_evidence(jobs: list[gathering.Job], seed: int) -> LabelEvidence | None
     def evidence(of: Opinion) -> LabelEvidence:
         labels, c = job.stream.labels, job.stream.num_classes
         seen = calibrate.flow(of.depth, of.taken_for, labels, c)
-        attack = calibrate.label_attack(seen, float((of.margins < 0).mean()))
-        return LabelEvidence(of, seen, attack, again, lambda: _posterior(job.stream, of))
+        agreement = float((of.margins < 0).mean())
+        attack = calibrate.label_attack(seen, agreement)
+        return LabelEvidence(of, seen, attack, agreement, again, lambda: _posterior(job.stream, of))
 
     return evidence(opinion)
 
@@ -153,6 +156,8 @@ def verify(
         groups[num_given:] = [group for group, _ in shared]
         checks = checked.of(groups)
         findings = calibrate.find(groups, checks, num_classes=witness.num_classes, fdr=fdr)
+    if labels is not None:
+        labels, findings = _unmasked(labels, findings, known)
     confirmed = [found for found in findings if found.confirmed]
     shifts = [found for found in confirmed if found.kind == "backdoor"]
     drawn = detect.refine(witness, fitted, [found.rows for found in shifts])
@@ -177,6 +182,23 @@ def verify(
     progress("verify", len(witness), len(witness))
     opinion = None if labels is None else labels.opinion
     return Verified(checks, [*anew, *rest], open_labels, opinion, doubt)
+
+
+def _unmasked(
+    labels: LabelEvidence, findings: list[calibrate.Finding], known: HostArray
+) -> tuple[LabelEvidence, list[calibrate.Finding]]:
+    """Label evidence without clusters that hide what their class is, and these confirmed."""
+    lone = [found for found in findings if not found.confirmed]
+    hiding = [found for found in lone if labels.attack.open[found.target]]
+    if not hiding or labels.attack.uniform > 0:
+        return labels, findings
+    without = known.copy()
+    for found in hiding:
+        without[found.rows] = True
+    again = labels.again(without)
+    anew = calibrate.unmasked(findings, labels.attack, again.attack)
+    is_better = any(new is not old for new, old in zip(anew, findings, strict=True))
+    return (again, anew) if is_better else (labels, findings)
 
 
 def _most_disputed(witness: Stream, disputed: list[HostArray]) -> list[HostArray]:
@@ -244,14 +266,15 @@ def _labelled(
     Also the open classes, and the doubt of every label where wrong ones are spread evenly.
     ``drawn`` says of each finding whether a group behind it has a boundary of its own.
     """
-    labels, opinion, attack, doubt = witness.labels, evidence.opinion, evidence.attack, None
-    posterior = evidence.posterior() if attack.uniform > 0 else None
+    labels, opinion, doubt = witness.labels, evidence.opinion, None
+    attack, posterior = _wrong_all_over(evidence, labels)
     if posterior is None:
         found = calibrate.label_findings(
             evidence.flow, attack, opinion.depth, opinion.taken_for, labels, fdr
         )
     else:
-        found = calibrate.uniform_findings(posterior, labels, fdr)
+        overlap = evidence.attack.uniform <= 0
+        found = calibrate.uniform_findings(posterior, labels, fdr, overlap=overlap)
         doubt = -np.log(np.maximum(posterior[np.arange(len(labels)), labels], 1e-300))
     findings = [
         _by_labels(each, is_drawn, opinion, labels, attack)
@@ -265,11 +288,26 @@ def _labelled(
         elif other.kind == "label_flip":
             # what sets single groups apart says nothing of how many labels are wrong
             findings = [each if kept is other else kept for kept in findings]
-    open_labels = attack.targets | attack.pairs.any(axis=1)
+    open_labels = attack.open
     open_labels[[each.target for each in findings if each.kind == "backdoor"]] = True
     if attack.uniform > 0:
         open_labels[:] = False  # all alike: none is to be preferred
     return findings, open_labels, doubt
+
+
+def _wrong_all_over(
+    evidence: LabelEvidence, labels: HostArray
+) -> tuple[LabelAttack, HostArray | None]:
+    """The attack on labels, and the posterior of every label where wrong ones are spread evenly.
+
+    Where classes overlap it is the posterior that tells.
+    """
+    attack = evidence.attack
+    if attack.uniform > 0:
+        return attack, evidence.posterior()
+    posterior = evidence.posterior() if evidence.agreement < calibrate.OVERLAP else None
+    rate = 0.0 if posterior is None else calibrate.rate_by_ranks(posterior, labels)
+    return (attack._replace(uniform=rate), posterior) if rate > 0 else (attack, None)
 
 
 def _by_labels(

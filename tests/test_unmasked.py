@@ -1,0 +1,82 @@
+"""Clusters that make the honest rest of their class look mislabelled."""
+
+import numpy as np
+import pytest
+
+from jaxpoison import calibrate
+from jaxpoison.calibrate.labels import LabelAttack
+from jaxpoison.scanning.verify import LabelEvidence, _unmasked
+
+CLASSES, ROWS = 4, 40
+
+
+def attack(*, targets=(), pairs=(), uniform=0.0):
+    """Open labels."""
+    target, pair = np.zeros(CLASSES, np.bool_), np.zeros((CLASSES, CLASSES), np.bool_)
+    target[list(targets)] = True
+    for a, b in pairs:
+        pair[a, b] = True
+    return LabelAttack(uniform, target, pair)
+
+
+def finding(target, rows, *, confirmed=False):
+    """A cluster of a class."""
+    rows, nothing = np.asarray(rows), np.zeros(0)
+    return calibrate.Finding(
+        kind="clean_label", target=target, source=None, rows=rows, log_odds=np.ones(len(rows)),
+        support=np.ones(len(rows)), near=nothing.astype(np.int64), near_odds=nothing,
+        confidence=0.5, confirmed=confirmed, groups=(0,),
+    )  # fmt: skip
+
+
+def evidence(of, without=None):
+    """Label evidence; asked again it must be without just these rows."""
+
+    def again(known):
+        assert without is not None, "asked again for nothing"
+        np.testing.assert_array_equal(np.flatnonzero(known), np.sort(without[0]))
+        return evidence(without[1])
+
+    return LabelEvidence(None, None, of, 0.8, again, lambda: None)
+
+
+def known(*rows):
+    return np.isin(np.arange(ROWS), rows)
+
+
+@pytest.mark.parametrize("seen", [{"targets": [1]}, {"pairs": [(1, 0), (1, 2)]}])
+def test_a_cluster_that_hid_the_class_is_confirmed(seen):
+    before, after = attack(**seen), attack()
+    labels, found = _unmasked(evidence(before, ([2, 3, 9], after)), [finding(1, [2, 3])], known(9))
+    assert labels.attack is after
+    assert [each.confirmed for each in found] == [True] and found[0].kind == "clean_label"
+    assert found[0].confidence > 0.5
+
+
+def test_wrong_labels_stay_wrong_whatever_else_is_in_their_class():
+    before = attack(targets=[1])
+    given = [finding(1, [2, 3])]
+    labels, found = _unmasked(evidence(before, ([2, 3], attack(targets=[1]))), given, known())
+    assert labels.attack is before and found == given
+
+
+def test_only_the_cluster_that_hid_its_class_is_confirmed():
+    before, after = attack(targets=[1], pairs=[(2, 0)]), attack(pairs=[(2, 0)])
+    given = [finding(1, [2, 3]), finding(2, [5, 6]), finding(3, [7, 8])]
+    _, found = _unmasked(evidence(before, ([2, 3, 5, 6], after)), given, known())
+    assert [each.confirmed for each in found] == [True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("of", "given"),
+    [
+        (attack(targets=[2]), [finding(1, [2, 3])]),  # of another class
+        (attack(targets=[1]), [finding(1, [2, 3], confirmed=True)]),
+        (attack(targets=[1], uniform=0.1), [finding(1, [2, 3])]),
+        (attack(targets=[1]), []),
+    ],
+)
+def test_labels_are_not_asked_again_for_nothing(of, given):
+    asked = evidence(of)
+    labels, found = _unmasked(asked, given, known())
+    assert labels is asked and found == given
