@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from group_data import DIRTY, HONEST, NAN, displaced, group, trait
+from jaxpoison import calibrate
 from jaxpoison.calibrate import groups as grouping
 
 
@@ -172,3 +173,34 @@ def test_a_weak_classifier_leaves_some_rows_their_label_by_chance(
     )
     found = group(rows=range(num_rows))
     assert grouping.is_confirmed(found, deep, 10) is is_poison
+
+
+def test_a_finding_does_not_take_in_its_whole_class():
+    """Where half of a class has a trigger, classifiers dispute the honest half as well."""
+    rows, rest = np.arange(100), np.arange(100, 200)
+    nothing = np.zeros(0)
+    found = calibrate.Finding(
+        kind="backdoor", target=1, source=None, rows=rows, log_odds=np.ones(100),
+        support=np.ones(100), near=nothing.astype(np.int64), near_odds=nothing,
+        confidence=0.9, confirmed=True, groups=(0,),
+    )  # fmt: skip
+    null = np.linspace(0.8, 1.2, 200)
+    far, some = np.full(100, 2.0), np.full(40, 2.0)
+    assert calibrate.extend(found, rest, far, null, 200) is found
+    joined = calibrate.extend(found, rest[:40], some, null, 200)
+    np.testing.assert_array_equal(joined.rows, np.arange(140))
+
+
+@pytest.mark.parametrize("second", ["mixture", "whitening"])
+def test_of_two_halves_of_a_class_one_is_flagged(second):
+    """Either half is odd to some detector; a mode names the side, or the one farther from home."""
+    first = group(rows=range(100), share=0.5)
+    other = group(second, rows=range(100, 200), share=0.5)
+    checks = [DIRTY, DIRTY._replace(home=2.0)]
+    assert all(grouping.is_confirmed(g, c, 10) for g, c in zip([first, other], checks, strict=True))
+    (found,) = calibrate.find([first, other], checks, num_classes=10, fdr=0.05)
+    expected = other.rows if second == "whitening" else first.rows
+    np.testing.assert_array_equal(found.rows, expected)
+    small = [group(rows=range(40), share=0.2), group(second, rows=range(100, 140), share=0.2)]
+    (found,) = calibrate.find(small, checks, num_classes=10, fdr=0.05)
+    assert len(found.rows) == 80

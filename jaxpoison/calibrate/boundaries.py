@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from jaxpoison._types import HostArray, Refined
-from jaxpoison.calibrate.groups import MIN_ROWS, Finding
+from jaxpoison.calibrate.groups import MAX_SHARE, MIN_ROWS, Finding
 from jaxpoison.layout import ClassRows
 
 _NULL_ROWS = 20  # disputed rows elsewhere, to say what displacement is usual
@@ -53,7 +53,9 @@ def redraw(found: Finding, new: Refined, fdr: float) -> Finding:
     )
 
 
-def extend(found: Finding, rows: HostArray, ratios: HostArray, null: HostArray) -> Finding:
+def extend(
+    found: Finding, rows: HostArray, ratios: HostArray, null: HostArray, class_size: int
+) -> Finding:
     """A confirmed finding with the disputed rows of its class that are displaced by themselves.
 
     Where a trigger hardly shows (a white patch on white), what is left of a poisoned row is an
@@ -66,6 +68,8 @@ def extend(found: Finding, rows: HostArray, ratios: HostArray, null: HostArray) 
         rows: Disputed rows of its class.
         ratios: [len(rows)] displacement of each.
         null: [k] displacement of disputed rows elsewhere.
+        class_size: Rows of its class, of which it may not become nearly all: where half of a class
+            has a trigger, classifiers dispute the honest half.
 
     Returns:
         The finding with more rows, or as it was where there is no null or no excess.
@@ -76,7 +80,7 @@ def extend(found: Finding, rows: HostArray, ratios: HostArray, null: HostArray) 
     above = (ratios > limit) & ~np.isin(rows, found.rows, assume_unique=True)
     expected = max(_NULL_SHARE * len(rows), 0.5)
     excess = above.sum() - expected
-    if excess < _EXCESS * expected:
+    if excess < _EXCESS * expected or len(found.rows) + above.sum() > MAX_SHARE * class_size:
         return found
     new = rows[above]
     all_rows = np.concatenate([found.rows, new])

@@ -8,12 +8,20 @@ import numpy as np
 
 from jaxpoison._types import Exclusion, HostArray
 from jaxpoison.calibrate.boundaries import within_fdr
-from jaxpoison.calibrate.groups import Finding, Group, confidence, is_confirmed, is_lone
+from jaxpoison.calibrate.groups import (
+    MAX_SHARE,
+    Finding,
+    Group,
+    confidence,
+    is_confirmed,
+    is_lone,
+)
 
 _RANKED_ODDS = 2.0  # nats given to the rows of a confirmed group that has only a cut-off
 _SOURCE_SHARE = 0.8  # of a group taken for one class, from which on that class is its source
 _UNLIKE_SPREAD = 1.2  # of the suspicious mode, from which on its rows are of other classes
 _COHERENT = 0.75  # spread of one part of a class, of that of the class
+_SAME_SIDE = 0.5  # of a group's rows that are in the group which names the side
 _DUPLICATES_SHARE = 0.5  # of a finding's rows that are copies of each other
 
 
@@ -111,7 +119,7 @@ def _finding(
     confirmed = bool(good)
     # a mixture draws its own boundary; cut-off ranks only fill in where no mixture is confirmed
     with_odds = [i for i in good if groups[i].log_odds is not None or groups[i].hint]
-    good = with_odds or good
+    good = _one_side(with_odds or good, groups, checks)
     good = good or [i for i in mine if is_lone(groups[i])]
     if not good:
         return None
@@ -141,6 +149,25 @@ def _finding(
         confirmed=confirmed,
         groups=tuple(good),
     )
+
+
+def _one_side(good: list[int], groups: list[Group], checks: list[Exclusion]) -> list[int]:
+    """The confirmed groups of a class without those on the other side of the same cut.
+
+    Where half of a class has a trigger either half is odd to some detector. What names its side is
+    a mode, and without one the group that is farthest from home.
+    """
+    sizes = [len(groups[i].rows) / groups[i].share for i in good if groups[i].share > 0]
+    rows = np.unique(np.concatenate([groups[i].rows for i in good])) if good else np.zeros(0)
+    if not sizes or len(rows) <= MAX_SHARE * sizes[0]:
+        return good
+
+    def lead(i: int) -> tuple[bool, float]:
+        away = checks[i].home / max(checks[i].transplant, 1e-6)
+        return groups[i].detector == "whitening", float(away)
+
+    kept = groups[max(good, key=lead)].rows
+    return [i for i in good if np.isin(groups[i].rows, kept).mean() >= _SAME_SIDE]
 
 
 def _kind(groups: list[Group], rows: HostArray) -> str:

@@ -357,4 +357,9 @@ def _extended(
     null = np.concatenate(elsewhere) if elsewhere else np.zeros(0)
     mine = dict(zip(of, zip(some, ratios, strict=True), strict=True))
     nothing = (np.zeros(0, np.int64), np.zeros(0))
-    return [calibrate.extend(found, *mine.get(found.target, nothing), null) for found in findings]
+    return [
+        calibrate.extend(
+            found, *mine.get(found.target, nothing), null, int(witness.counts[found.target])
+        )
+        for found in findings
+    ]
