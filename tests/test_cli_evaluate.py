@@ -39,10 +39,22 @@ def test_what_is_given_reaches_the_run(calls, capsys):
         {
             "suite": "full", "out": "o", "set_names": ("a", "b"), "attacks": ("patch", "clean"),
             "seeds": (0, 1, 2, 7), "rows": 50, "retrain": False, "isolate": True,
-            "render_only": False, "docs": "d.md", "progress": None,
+            "render_only": False, "docs": "d.md", "progress": None, "data": None, "labels": None,
         }
     ]  # fmt: skip
     assert capsys.readouterr().out == ""
+
+
+def test_data_of_ones_own_reaches_the_run(calls):
+    assert main(["evaluate", "--out", "o", "--data", "x.npy", "--labels", "y.npy", "--quiet"]) == 0
+    assert calls[0]["data"] == "x.npy" and calls[0]["labels"] == "y.npy"
+
+
+def test_data_that_is_not_there_is_named_and_nothing_written(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["evaluate", "--out", "o", "--data", "none.npz"]) == 2
+    assert "none.npz: no such file" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_is_not_given_keeps_the_suites_own(calls, capsys):
@@ -68,6 +80,8 @@ def test_what_is_not_given_keeps_the_suites_own(calls, capsys):
         (["--out", "o", "--sets", "digit"], "did you mean 'digits'"),
         (["--out", "o", "--attacks", "pach"], "known: clean, "),
         (["--out", ""], "out is empty"),
+        (["--out", "o", "--labels", "y.npy"], "--labels is given without --data"),
+        (["--out", "o", "--data", "sklearn:digits", "--sets", "wine"], "known: digits"),
         (["extra", "--out", "o"], "unrecognized arguments"),
     ],
 )

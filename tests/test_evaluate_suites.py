@@ -6,11 +6,13 @@ import json
 
 import numpy as np
 import pytest
+from sklearn.datasets import load_digits
 
+import jaxpoison
 from jaxpoison._check import DataError, NothingToScan, UsageError
 from jaxpoison.attacks import ATTACKS
 from jaxpoison.evaluate import planting, runner, sets
-from jaxpoison.evaluate.suites import SUITES, Case, SetSpec, Suite, load_suite
+from jaxpoison.evaluate.suites import SUITES, Case, SetSpec, Suite, load_suite, on_own_data
 
 DIGITS = SetSpec("digits", "sklearn:digits", rows=300)
 PATCH = Case("patch 5 %", "patch", 0.05)
@@ -133,3 +135,40 @@ def test_cases_that_fit_no_set_are_nothing(tmp_path):
     wine = (SetSpec("wine", "sklearn:wine"),)
     with pytest.raises(NothingToScan, match="none of these attacks"):
         runner.run_suite(Suite("s", wine, (PATCH,), (0,)), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        ("folder/train.npz", "train"),
+        ("mnist.npz#train", "mnist"),
+        ("sklearn:digits", "digits"),
+        ("images/", "images"),
+    ],
+)
+def test_data_of_ones_own_takes_the_place_of_the_sets(data, name):
+    """Also for cases that a suite runs on some of its own sets only."""
+    case = Case("patch 1 %", "patch", 0.01, sets=("wine",))
+    suite = on_own_data(Suite("mine", (SetSpec("wine", "sklearn:wine"),), (case,), (4,)), data)
+    assert suite.sets == (SetSpec(name, data),) and suite.seeds == (4,)
+    assert suite.cases == (Case("patch 1 %", "patch", 0.01),)
+    assert suite.cases[0].definition == case.definition  # records of it stay valid
+
+
+def test_a_file_of_images_is_poisoned_and_scanned(tmp_path, monkeypatch):
+    bunch = load_digits()
+    np.savez(tmp_path / "mine.npz", x=bunch.images.astype(np.uint8), y=bunch.target)
+    seen = []
+
+    def scan(x, y, *, seed):
+        seen.append((x.shape, x.dtype))
+        raise RuntimeError("seen")
+
+    monkeypatch.setattr(jaxpoison, "scan", scan)
+    monkeypatch.chdir(tmp_path)
+    run = {"attacks": ["clean", "patch 5 %"], "retrain": False, "seeds": [3]}
+    document = runner.run_suite("full", tmp_path / "out", data="mine.npz", **run)
+    assert seen == [((1438, 8, 8), np.uint8)] * 2
+    assert {(each["set"], each["case"]) for each in document["not_done"]} == {
+        ("mine", "clean"), ("mine", "patch 5 %"),
+    }  # fmt: skip

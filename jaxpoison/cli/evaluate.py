@@ -19,6 +19,7 @@ _EXAMPLES = """\
 examples:
   jaxpoison evaluate --suite quick --out evaluation
   jaxpoison evaluate --suite full --sets digits --attacks patch,clean --seeds 0-4 --out evaluation
+  jaxpoison evaluate --suite full --data train.npz --seeds 0 --out evaluation
   jaxpoison evaluate --suite full --out evaluation --isolate --docs docs/evaluation.md
 
 A run that was stopped is taken up by the same command: what has a record in DIR is not run again.
@@ -40,6 +41,10 @@ def add_parser(commands: Any) -> None:
     parser.set_defaults(run=run)
     add = parser.add_argument
     add("--suite", metavar="NAME", default="quick", help="quick (default), full, or a JSON file")
+    add(
+        "--data", metavar="DATA", help="your own dataset in place of the suite's, named as for scan"
+    )
+    add("--labels", metavar="FILE", help="labels of --data, where it does not hold them")
     add("--out", metavar="DIR", help="folder of the records and tables; may hold an earlier run")
     add("--sets", metavar="A,B", type=names, help="only these sets of the suite")
     add("--attacks", metavar="A,B", type=names, help="only these attacks or cases; clean for none")
@@ -59,6 +64,8 @@ def run(args: argparse.Namespace) -> int:
 
     if args.out is None:
         raise UsageError("--out is missing; name a folder for the records and the tables")
+    if args.labels is not None and args.data is None:
+        raise UsageError("--labels is given without --data; name the dataset they belong to")
 
     from jaxpoison.evaluate import run_suite
     from jaxpoison.report._text import visible
@@ -66,6 +73,8 @@ def run(args: argparse.Namespace) -> int:
     document = run_suite(
         args.suite,
         args.out,
+        data=args.data,
+        labels=args.labels,
         set_names=args.sets,
         attacks=args.attacks,
         seeds=args.seeds,

@@ -16,7 +16,7 @@ from jaxpoison._check import NothingToScan, UsageError
 from jaxpoison.evaluate import measure, planting, records, sets
 from jaxpoison.evaluate.files import check_folder, write_tables
 from jaxpoison.evaluate.measure import Task
-from jaxpoison.evaluate.suites import Suite, load_suite
+from jaxpoison.evaluate.suites import Suite, load_suite, on_own_data
 from jaxpoison.evaluate.tables import summarise
 
 ProgressFn = Callable[[int, int, Task, "dict[str, Any] | None"], None]
@@ -27,6 +27,8 @@ def run_suite(
     suite: str | Suite,
     out: str | Path,
     *,
+    data: str | None = None,
+    labels: str | None = None,
     set_names: Sequence[str] | None = None,
     attacks: Sequence[str] | None = None,
     seeds: Sequence[int] | None = None,
@@ -42,6 +44,8 @@ def run_suite(
     Args:
         suite: "quick", "full", a JSON file, or a Suite.
         out: Folder of the records and the tables; a new one, or one of an earlier run.
+        data: A dataset of your own, as ``scan`` takes it, in place of the suite's sets.
+        labels: File of its labels, where it does not hold them.
         set_names: Only these sets.
         attacks: Only these attacks or cases ("clean" for the clean ones).
         seeds: In place of the suite's.
@@ -62,6 +66,7 @@ def run_suite(
     **Cost**: one scan and up to four small trainings a case.
     """
     suite = load_suite(suite) if isinstance(suite, str) else suite
+    suite = suite if data is None else on_own_data(suite, data, labels)
     folder = check_folder(out)
     chosen = _chosen(suite, set_names, attacks)
     held = {records.key_of(each): each for each in records.load(folder / records.FILE_NAME)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from inspect import signature
 from pathlib import Path
 from typing import Any, TypeVar
@@ -207,6 +207,20 @@ def load_suite(name: str) -> Suite:
     except (ValueError, TypeError, OSError) as error:
         raise DataError(f"suite {name}: is no suite ({error})") from error
     return suite
+
+
+def on_own_data(suite: Suite, data: str, labels: str | None = None) -> Suite:
+    """The cases of a suite on a dataset of the user's, in place of its sets.
+
+    Args:
+        suite: Gives cases and seeds; what a case may be run on is left open.
+        data: As ``scan`` takes it; its file name, less the suffix, is the name in the tables.
+        labels: Path of the labels where the data does not hold them.
+    """
+    place = data.partition("#")[0].rstrip("/")
+    name = Path(place.rpartition(":")[2]).stem or data
+    cases = tuple(replace(case, sets=None) for case in suite.cases)
+    return replace(suite, sets=(SetSpec(name, data, labels),), cases=cases)
 
 
 def make(kind: Callable[..., T], held: Any) -> T:
