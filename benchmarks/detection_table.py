@@ -1,11 +1,12 @@
-"""The table of what is found in README.md, out of the records of ``jaxpoison evaluate``.
+"""The tables of what is found in README.md, out of the records of ``jaxpoison evaluate``.
 
-    jaxpoison evaluate --suite full --seeds 31-33 --out DIR
+    jaxpoison evaluate --suite full --out DIR
     python benchmarks/detection_table.py DIR/records.jsonl --readme README.md
 
-A cell holds the true positives at 1 % false positives of the fused ranking, the share of the poison
-that was flagged, and the number of seeds that both are means over. Without ``--readme`` it is
-printed; with it, it takes the place of what stands between the marks in that file.
+A cell of the first holds the true positives at 1 % false positives of the fused ranking, the share
+of the poison that was flagged, and the number of seeds that both are means over. The second says
+what a trigger does to a network that is retrained without the flagged rows. Without ``--readme``
+they are printed; with it, they take the place of what stands between their marks in that file.
 """
 
 from __future__ import annotations
@@ -19,6 +20,10 @@ from typing import Any
 from jaxpoison.evaluate.suites import load_suite
 
 _MARKS = "<!-- detection: benchmarks/detection_table.py -->", "<!-- end of detection -->"
+_AFTER = "<!-- after removal: benchmarks/detection_table.py -->", "<!-- end of after removal -->"
+_RETRAINED = "fashion_mnist"
+_FILTERS = ("poisoned", "flags", "perfect", "random")
+_NO_SUCCESS = 0.05  # of the trigger before anything is removed: nothing to take away
 _LEFT_OUT = ("clean", "noise 5 %", "corrupt 5 %", "adaptive spectrum 2 %",
              "feature collision 1 %", "bullseye polytope 1 %")  # fmt: skip
 _TITLES = {
@@ -27,6 +32,7 @@ _TITLES = {
     "mnist_5k": "MNIST, 4,000",
     "segments": "image segments, 1,848 x 18",
     "breast_cancer": "breast_cancer, 455 x 30",
+    "cifar10_small": "CIFAR-10, 8,000",
 }
 
 
@@ -65,9 +71,29 @@ def table(records: dict[tuple[str, str], list[dict[str, Any]]]) -> str:
     return "\n".join(lines)
 
 
-def replaced(text: str, new: str) -> str:
+def retrained(records: dict[tuple[str, str], list[dict[str, Any]]]) -> str:
+    """Success of each trigger, and accuracy, of networks trained on what four filters leave."""
+    lines = ["| trigger | nothing removed | flags removed | a perfect filter | as many at random |"]
+    lines.append("|---|---|---|---|---|")
+    for case in (each.name for each in load_suite("full").cases):
+        mine = [r["retrain"] for r in records.get((_RETRAINED, case), []) if r["retrain"]]
+        if not mine or mine[0]["poisoned"]["success"] is None:
+            continue
+        means = {
+            (name, what): sum(each[name][what] for each in mine) / len(mine)
+            for name in _FILTERS
+            for what in ("success", "accuracy")
+        }
+        if means["poisoned", "success"] < _NO_SUCCESS:
+            continue
+        cells = [f"{means[n, 'success']:.2f} / {means[n, 'accuracy']:.3f}" for n in _FILTERS]
+        lines.append(f"| {case} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def replaced(text: str, new: str, marks: tuple[str, str]) -> str:
     """The text with what is between the marks replaced."""
-    first, last = _MARKS
+    first, last = marks
     if text.count(first) != 1 or text.count(last) != 1:
         raise SystemExit(f"the file needs the lines {first} and {last} once each")
     head, _, rest = text.partition(first)
@@ -79,12 +105,14 @@ def main() -> None:
     parser.add_argument("records", nargs="+", help="records.jsonl of one or more runs")
     parser.add_argument("--readme", metavar="FILE", help="put it there")
     args = parser.parse_args()
-    new = table(held(args.records))
+    records = held(args.records)
+    found, after = table(records), retrained(records)
     if args.readme is None:
-        sys.stdout.write(new + "\n")
+        sys.stdout.write(f"{found}\n\n{after}\n")
         return
     path = Path(args.readme)
-    path.write_text(replaced(path.read_text(encoding="utf-8"), new), encoding="utf-8")
+    text = replaced(path.read_text(encoding="utf-8"), found, _MARKS)
+    path.write_text(replaced(text, after, _AFTER), encoding="utf-8")
 
 
 if __name__ == "__main__":

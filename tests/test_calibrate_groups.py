@@ -204,3 +204,31 @@ def test_of_two_halves_of_a_class_one_is_flagged(second):
     small = [group(rows=range(40), share=0.2), group(second, rows=range(100, 140), share=0.2)]
     (found,) = calibrate.find(small, checks, num_classes=10, fdr=0.05)
     assert len(found.rows) == 80
+
+
+def test_a_good_classifier_leaves_no_label_by_chance():
+    corner = DIRTY._replace(
+        home=1.0, expected=0.95, depth=0.6, diversity=0.6, agreement=0.35, log10_p=-60.0
+    )
+    for num_classes in (3, 5, 10):
+        assert not grouping.is_confirmed(group(rows=range(100)), corner, num_classes)
+
+
+def test_a_part_of_the_poison_does_not_hide_the_rest_of_it():
+    """Two thirds of a class: one detector finds all of it, one the part that is farthest off."""
+    parts = [
+        group(rows=range(134), share=0.67),
+        group(rows=range(40), share=0.2),
+        group(rows=range(134, 164), share=0.15),
+    ]
+    checks = [DIRTY, DIRTY._replace(home=3.0), DIRTY]
+    (found,) = calibrate.find(parts, checks, num_classes=10, fdr=0.05)
+    np.testing.assert_array_equal(found.rows, np.arange(134))
+
+
+def test_copies_are_on_either_side():
+    copies = group("duplicates", rows=range(10), share=0.05, hint="duplicates", log_odds=None)
+    mode = group("whitening", rows=range(40, 195), share=0.775)
+    checks = [DIRTY._replace(home=9.0), DIRTY]
+    (found,) = calibrate.find([copies, mode], checks, num_classes=10, fdr=0.05)
+    np.testing.assert_array_equal(found.rows, [*range(10), *range(40, 195)])

@@ -80,8 +80,9 @@ def test_what_is_not_given_keeps_the_suites_own(calls, capsys):
         (["--out", "o", "--sets", "digit"], "did you mean 'digits'"),
         (["--out", "o", "--attacks", "pach"], "known: clean, "),
         (["--out", ""], "out is empty"),
-        (["--out", "o", "--labels", "y.npy"], "--labels is given without --data"),
+        (["--out", "o", "--labels", "y.npy"], "labels: y.npy is given without data"),
         (["--out", "o", "--data", "sklearn:digits", "--sets", "wine"], "known: digits"),
+        (["--out", "o", "--data", "sklearn:digits", "--labels", "y.npy"], "holds its own"),
         (["extra", "--out", "o"], "unrecognized arguments"),
     ],
 )

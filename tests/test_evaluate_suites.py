@@ -12,6 +12,7 @@ import jaxpoison
 from jaxpoison._check import DataError, NothingToScan, UsageError
 from jaxpoison.attacks import ATTACKS
 from jaxpoison.evaluate import planting, runner, sets
+from jaxpoison.evaluate.measure import Task
 from jaxpoison.evaluate.suites import SUITES, Case, SetSpec, Suite, load_suite, on_own_data
 
 DIGITS = SetSpec("digits", "sklearn:digits", rows=300)
@@ -144,6 +145,7 @@ def test_cases_that_fit_no_set_are_nothing(tmp_path):
         ("mnist.npz#train", "mnist"),
         ("sklearn:digits", "digits"),
         ("images/", "images"),
+        ("data#1/train.npz#test", "train"),
     ],
 )
 def test_data_of_ones_own_takes_the_place_of_the_sets(data, name):
@@ -153,6 +155,23 @@ def test_data_of_ones_own_takes_the_place_of_the_sets(data, name):
     assert suite.sets == (SetSpec(name, data),) and suite.seeds == (4,)
     assert suite.cases == (Case("patch 1 %", "patch", 0.01),)
     assert suite.cases[0].definition == case.definition  # records of it stay valid
+
+
+def test_a_folder_by_the_name_of_a_set_is_the_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    suite = Suite("mine", (), (Case("clean", "clean"),), (0,))
+    assert on_own_data(suite, "fashion_mnist").sets[0].data == "fashion_mnist"
+    (tmp_path / "fashion_mnist").mkdir()
+    assert on_own_data(suite, "fashion_mnist").sets[0].data == "./fashion_mnist"
+
+
+def test_other_labels_are_another_record():
+    case = Case("clean", "clean")
+    names = {
+        Task(SetSpec("x", "x.npy", labels), case, 0, None, False).header()["definition"]
+        for labels in (None, "y1.npy", "y2.npy")
+    }
+    assert len(names) == 3
 
 
 def test_a_file_of_images_is_poisoned_and_scanned(tmp_path, monkeypatch):

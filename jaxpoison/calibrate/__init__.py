@@ -28,6 +28,7 @@ from jaxpoison.calibrate.labels import label_findings as label_findings
 from jaxpoison.calibrate.labels import unmasked as unmasked
 from jaxpoison.calibrate.null import benjamini_hochberg as benjamini_hochberg
 from jaxpoison.calibrate.null import tail_log10_p as tail_log10_p
+from jaxpoison.calibrate.uniform import FEWEST_CLASSES as FEWEST_CLASSES
 from jaxpoison.calibrate.uniform import OVERLAP as OVERLAP
 from jaxpoison.calibrate.uniform import rate_by_ranks as rate_by_ranks
 from jaxpoison.calibrate.uniform import uniform_findings as uniform_findings

@@ -34,6 +34,8 @@ _HONEST_NOISE = (
     0.005  # of the rows of a class: a common one fills a rare one's label by honest slips
 )
 _LEAST_DEPTH = 0.2  # of a flagged row
+_UNMASKED_REST = 0.4  # of a class: half of it has a trigger, wrong labels are seldom so many
+_UNMASKED_KEPT = 0.5  # of the share that keeps its label elsewhere; honest dogs: .44 of .53
 _UNMASKED_CONFIDENCE = 0.9  # of a cluster without which the rest of its class keeps its label
 
 
@@ -251,22 +253,34 @@ def label_findings(
     return out
 
 
-def unmasked(findings: list[Finding], before: LabelAttack, after: LabelAttack) -> list[Finding]:
+def unmasked(
+    findings: list[Finding],
+    before: LabelAttack,
+    after: LabelAttack,
+    rest: HostArray,
+    kept: HostArray,
+    usual: float,
+) -> list[Finding]:
     """Findings of clusters that nothing confirmed, with those that made their class look wrong.
 
     Where a trigger lies on many rows of a class under their own label, classifiers take it for the
     class, and what is left of the class seems mislabelled. Without the rows of the cluster the rest
-    keeps its label then. Wrong labels stay wrong, whatever else is in their class.
+    keeps its label then. Wrong labels stay wrong; but where the cluster is what taught the class,
+    they are all that is left to teach it, so the rest must be a good part of the class.
 
     Args:
         findings: Of all kinds.
         before: What label evidence says.
-        after: The same without the rows of unconfirmed findings.
+        after: The same without the rows of unconfirmed findings whose label is open.
+        rest: [c] share of each class that is in none of these.
+        kept: [c] share of those rows that keep their label now.
+        usual: The same of all classes together.
 
     Returns:
         The findings, those confirmed whose label was open and no longer is.
     """
     shut = before.open & ~after.open
+    shut &= (rest >= _UNMASKED_REST) & (kept >= _UNMASKED_KEPT * usual)
     return [
         found._replace(confirmed=True, confidence=_UNMASKED_CONFIDENCE)
         if not found.confirmed and shut[found.target]

@@ -14,8 +14,11 @@ that no depth tells wrong labels from honest confusion."""
 
 _MOST_UNIFORM = 0.45  # share of wrong labels that can be reckoned with
 _SURE_SHARE = 0.6  # of wrong labels, the least probable, beside which hardly a right one lies
-_CLEAR = 0.7  # probability of the likeliest class, from which on the others have an order
-_FEWEST_CLASSES = 6  # fewer have no class that honest rows are never taken for
+_CLEAR = 0.7  # of the largest probabilities, from which on the likeliest class is clear
+_LARGEST = 0.99  # their quantile: with e wrong labels no class is more probable than 1 - e
+FEWEST_CLASSES = 6
+"""Fewer have no class that honest rows are never taken for, so that ranks say nothing."""
+
 _LEAST_RATE, _ERRORS = 0.015, 2.0  # less so many standard errors
 _FEWEST_ROWS = 50  # that tell how many labels are wrong where classes overlap
 
@@ -34,12 +37,15 @@ def rate_by_ranks(posterior: HostArray, labels: HostArray) -> float:
         labels: [n] dense.
 
     Returns:
-        e, or 0 where it is below 3 %, less than 1.5 % above its error, or not of all classes.
+        e; 0 where it is below 3 %, or below 1.5 % less two standard errors, or not of all classes;
+        where c is below 6 or fewer than 50 rows are clear; and of 20 classes and more where fewer
+        than some thousand rows are, as few rows of many pairs look like few pairs.
     """
     n, c = posterior.shape
     likeliest = posterior.argmax(axis=1)
-    clear = np.flatnonzero(posterior[np.arange(n), likeliest] > _CLEAR)
-    if c < _FEWEST_CLASSES or not len(clear):
+    largest = posterior[np.arange(n), likeliest]
+    clear = np.flatnonzero(largest > _CLEAR * np.quantile(largest, _LARGEST))
+    if c < FEWEST_CLASSES or len(clear) < _FEWEST_ROWS:
         return 0.0
     own = posterior[clear, labels[clear]]
     rank = (posterior[clear] > own[:, None]).sum(axis=1)

@@ -21,7 +21,7 @@ _RANKED_ODDS = 2.0  # nats given to the rows of a confirmed group that has only 
 _SOURCE_SHARE = 0.8  # of a group taken for one class, from which on that class is its source
 _UNLIKE_SPREAD = 1.2  # of the suspicious mode, from which on its rows are of other classes
 _COHERENT = 0.75  # spread of one part of a class, of that of the class
-_SAME_SIDE = 0.5  # of a group's rows that are in the group which names the side
+_SAME_SIDE = 0.5  # of the rows of a group, or of what names the side, that are in both
 _DUPLICATES_SHARE = 0.5  # of a finding's rows that are copies of each other
 
 
@@ -155,19 +155,26 @@ def _one_side(good: list[int], groups: list[Group], checks: list[Exclusion]) -> 
     """The confirmed groups of a class without those on the other side of the same cut.
 
     Where half of a class has a trigger either half is odd to some detector. What names its side is
-    a mode, and without one the group that is farthest from home.
+    a mode, and without one the group that is farthest from home. Copies are what they are on
+    either side.
     """
-    sizes = [len(groups[i].rows) / groups[i].share for i in good if groups[i].share > 0]
-    rows = np.unique(np.concatenate([groups[i].rows for i in good])) if good else np.zeros(0)
+    sided = [i for i in good if groups[i].hint != "duplicates"]
+    sizes = [len(groups[i].rows) / groups[i].share for i in sided if groups[i].share > 0]
+    rows = np.unique(np.concatenate([groups[i].rows for i in sided])) if sided else np.zeros(0)
     if not sizes or len(rows) <= MAX_SHARE * sizes[0]:
         return good
 
     def lead(i: int) -> tuple[bool, float]:
         away = checks[i].home / max(checks[i].transplant, 1e-6)
-        return groups[i].detector == "whitening", float(away)
+        return groups[i].detector == "whitening", float(np.nan_to_num(away))
 
-    kept = groups[max(good, key=lead)].rows
-    return [i for i in good if np.isin(groups[i].rows, kept).mean() >= _SAME_SIDE]
+    kept = groups[max(sided, key=lead)].rows
+
+    def is_alike(rows: HostArray) -> bool:
+        both = len(np.intersect1d(rows, kept, assume_unique=True))
+        return both >= _SAME_SIDE * min(len(rows), len(kept))
+
+    return [i for i in good if i not in sided or is_alike(groups[i].rows)]
 
 
 def _kind(groups: list[Group], rows: HostArray) -> str:

@@ -64,8 +64,6 @@ def run(args: argparse.Namespace) -> int:
 
     if args.out is None:
         raise UsageError("--out is missing; name a folder for the records and the tables")
-    if args.labels is not None and args.data is None:
-        raise UsageError("--labels is given without --data; name the dataset they belong to")
 
     from jaxpoison.evaluate import run_suite
     from jaxpoison.report._text import visible

@@ -40,6 +40,9 @@ class Task(NamedTuple):
 
     def header(self) -> dict[str, Any]:
         """What names the record."""
+        parts = [self.case.definition, self.spec.data, self.spec.prepare or "as is"]
+        if self.spec.labels is not None:
+            parts.append(self.spec.labels)
         return {
             "suite_version": SUITE_VERSION,
             "set": self.spec.name,
@@ -48,7 +51,7 @@ class Task(NamedTuple):
             "rate": self.case.rate,
             "seed": self.seed,
             "rows": self.rows or self.spec.rows,
-            "definition": f"{self.case.definition}-{self.spec.data}-{self.spec.prepare or 'as is'}",
+            "definition": "-".join(parts),
         }
 
 

@@ -27,7 +27,7 @@ def run_suite(
     suite: str | Suite,
     out: str | Path,
     *,
-    data: str | None = None,
+    data: str | Path | None = None,
     labels: str | None = None,
     set_names: Sequence[str] | None = None,
     attacks: Sequence[str] | None = None,
@@ -44,7 +44,7 @@ def run_suite(
     Args:
         suite: "quick", "full", a JSON file, or a Suite.
         out: Folder of the records and the tables; a new one, or one of an earlier run.
-        data: A dataset of your own, as ``scan`` takes it, in place of the suite's sets.
+        data: Name or path of a dataset of your own, in place of the suite's sets.
         labels: File of its labels, where it does not hold them.
         set_names: Only these sets.
         attacks: Only these attacks or cases ("clean" for the clean ones).
@@ -66,7 +66,10 @@ def run_suite(
     **Cost**: one scan and up to four small trainings a case.
     """
     suite = load_suite(suite) if isinstance(suite, str) else suite
-    suite = suite if data is None else on_own_data(suite, data, labels)
+    if data is not None:
+        suite = on_own_data(suite, str(data), labels)
+    elif labels is not None:
+        raise UsageError(f"labels: {labels} is given without data; name what they belong to")
     folder = check_folder(out)
     chosen = _chosen(suite, set_names, attacks)
     held = {records.key_of(each): each for each in records.load(folder / records.FILE_NAME)}

@@ -10,7 +10,7 @@ import numpy as np
 from jaxpoison._check import DataError, UsageError
 from jaxpoison._types import HostArray
 from jaxpoison.detect._detector import even_subset
-from jaxpoison.evaluate.suites import SetSpec
+from jaxpoison.evaluate.suites import FASHION, SetSpec
 from jaxpoison.sources import Source, open_source, require_labels
 from jaxpoison.sources.bundled import FASHION_MNIST, PREFIXES, open_packaged
 
@@ -48,7 +48,7 @@ def check(spec: SetSpec) -> str:
         UsageError: It is not installed, or no such set.
         DataError: It can not be read or has no labels.
     """
-    if spec.data == "fashion_mnist":
+    if spec.data == FASHION:
         if not Path(FASHION_MNIST).is_dir():
             raise UsageError(
                 "fashion_mnist: comes with Debian's package dataset-fashion-mnist, which is not "
@@ -76,7 +76,7 @@ def load(spec: SetSpec, *, seed: int, rows: int | None = None) -> Split:
         DataError: Fewer than two classes, or a damaged file.
     """
     rng = np.random.default_rng([seed, 11])
-    if spec.data == "fashion_mnist":
+    if spec.data == FASHION:
         check(spec)
         x, y = _all_rows(f"idx:{FASHION_MNIST}#train")
         x_test, y_test = _all_rows(f"idx:{FASHION_MNIST}#t10k")

@@ -16,6 +16,9 @@ SUITE_VERSION = 1
 """Goes up when a change of the protocol makes earlier records no match for later ones."""
 
 T = TypeVar("T")
+FASHION = "fashion_mnist"
+"""Debian's set, by this name alone."""
+
 CLEAN = "clean"
 TABLE = "table"
 PREPARATIONS = ("long_tail", "honest_noise", TABLE)
@@ -216,9 +219,18 @@ def on_own_data(suite: Suite, data: str, labels: str | None = None) -> Suite:
         suite: Gives cases and seeds; what a case may be run on is left open.
         data: As ``scan`` takes it; its file name, less the suffix, is the name in the tables.
         labels: Path of the labels where the data does not hold them.
+
+    Raises:
+        UsageError: Labels of a set that holds its own.
     """
-    place = data.partition("#")[0].rstrip("/")
-    name = Path(place.rpartition(":")[2]).stem or data
+    from jaxpoison.sources.bundled import PREFIXES
+
+    if labels is not None and data.partition(":")[0] in PREFIXES:
+        raise UsageError(f"labels: {data} holds its own; leave them out")
+    if data == FASHION and Path(data).exists():
+        data = f"./{data}"  # a folder of the user's, not Debian's set
+    place = data.rpartition("#")[0] or data
+    name = Path(place.rstrip("/").rpartition(":")[2]).stem or data
     cases = tuple(replace(case, sets=None) for case in suite.cases)
     return replace(suite, sets=(SetSpec(name, data, labels),), cases=cases)
 

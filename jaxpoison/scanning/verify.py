@@ -157,7 +157,7 @@ def verify(
         checks = checked.of(groups)
         findings = calibrate.find(groups, checks, num_classes=witness.num_classes, fdr=fdr)
     if labels is not None:
-        labels, findings = _unmasked(labels, findings, known)
+        labels, findings = _unmasked(labels, findings, known, witness.labels)
     confirmed = [found for found in findings if found.confirmed]
     shifts = [found for found in confirmed if found.kind == "backdoor"]
     drawn = detect.refine(witness, fitted, [found.rows for found in shifts])
@@ -185,20 +185,37 @@ def verify(
 
 
 def _unmasked(
-    labels: LabelEvidence, findings: list[calibrate.Finding], known: HostArray
+    evidence: LabelEvidence,
+    findings: list[calibrate.Finding],
+    known: HostArray,
+    labels: HostArray,
 ) -> tuple[LabelEvidence, list[calibrate.Finding]]:
-    """Label evidence without clusters that hide what their class is, and these confirmed."""
+    """Label evidence without clusters that hide what their class is, and these confirmed.
+
+    ``known`` is the poison that teaches ``evidence`` no more.
+    """
     lone = [found for found in findings if not found.confirmed]
-    hiding = [found for found in lone if labels.attack.open[found.target]]
-    if not hiding or labels.attack.uniform > 0:
-        return labels, findings
+    hiding = [found for found in lone if evidence.attack.open[found.target]]
+    if not hiding or evidence.attack.uniform > 0:
+        return evidence, findings
     without = known.copy()
     for found in hiding:
         without[found.rows] = True
-    again = labels.again(without)
-    anew = calibrate.unmasked(findings, labels.attack, again.attack)
+    again = evidence.again(without)
+    keeps = ~without & (again.opinion.margins < 0)
+    c = len(evidence.attack.targets)
+    every = np.bincount(labels, minlength=c)
+    taught, kept = (np.bincount(labels[rows], minlength=c) for rows in (~without, keeps))
+    anew = calibrate.unmasked(
+        findings,
+        evidence.attack,
+        again.attack,
+        taught / np.maximum(every, 1),
+        kept / np.maximum(taught, 1),
+        float(kept.sum() / max(taught.sum(), 1)),
+    )
     is_better = any(new is not old for new, old in zip(anew, findings, strict=True))
-    return (again, anew) if is_better else (labels, findings)
+    return (again, anew) if is_better else (evidence, findings)
 
 
 def _most_disputed(witness: Stream, disputed: list[HostArray]) -> list[HostArray]:
@@ -305,7 +322,9 @@ def _wrong_all_over(
     attack = evidence.attack
     if attack.uniform > 0:
         return attack, evidence.posterior()
-    posterior = evidence.posterior() if evidence.agreement < calibrate.OVERLAP else None
+    are_many = len(evidence.flow.counts) >= calibrate.FEWEST_CLASSES
+    overlap = are_many and evidence.agreement < calibrate.OVERLAP
+    posterior = evidence.posterior() if overlap else None
     rate = 0.0 if posterior is None else calibrate.rate_by_ranks(posterior, labels)
     return (attack._replace(uniform=rate), posterior) if rate > 0 else (attack, None)
 
