@@ -14,7 +14,7 @@ from jaxpoison import scan
 from jaxpoison.attacks import poison
 from jaxpoison.calibrate.groups import Finding
 from jaxpoison.calibrate.labels import LabelAttack
-from jaxpoison.scanning import verify
+from jaxpoison.scanning import labelling
 from jaxpoison.sources import open_source
 from jaxpoison.sources.bundled import FASHION_MNIST
 from scan_data import UNTRAINED
@@ -81,7 +81,7 @@ def test_what_wrong_labels_all_over_explain(share, is_drawn, num_rows, kind):
         confidence=0.9, confirmed=True, groups=(0,),
     )  # fmt: skip
     attack = LabelAttack(share, np.zeros(5, np.bool_), np.zeros((5, 5), np.bool_))
-    said = verify._by_labels(found, is_drawn, None, np.repeat(np.arange(5), 300), attack)
+    said = labelling._by_labels(found, is_drawn, None, np.repeat(np.arange(5), 300), attack)
     assert said.kind == kind and np.array_equal(said.rows, rows)
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from jaxpoison import calibrate
 from jaxpoison.calibrate.labels import LabelAttack
-from jaxpoison.scanning.verify import LabelEvidence, _unmasked
+from jaxpoison.scanning.labelling import LabelEvidence, unmasked
 
 CLASSES, ROWS = 4, 40
 
@@ -57,7 +57,7 @@ def known(*rows):
 @pytest.mark.parametrize("seen", [{"targets": [1]}, {"pairs": [(1, 0), (1, 2)]}])
 def test_a_cluster_that_hid_the_class_is_confirmed(seen):
     before, after = attack(**seen), attack()
-    labels, found = _unmasked(
+    labels, found = unmasked(
         evidence(before, ([2, 3, 9], after)), [finding(1, [2, 3])], known(9), LABELS
     )
     assert labels.attack is after
@@ -68,7 +68,7 @@ def test_a_cluster_that_hid_the_class_is_confirmed(seen):
 def test_wrong_labels_stay_wrong_whatever_else_is_in_their_class():
     before = attack(targets=[1])
     given = [finding(1, [2, 3])]
-    labels, found = _unmasked(
+    labels, found = unmasked(
         evidence(before, ([2, 3], attack(targets=[1]))), given, known(), LABELS
     )
     assert labels.attack is before and found == given
@@ -77,7 +77,7 @@ def test_wrong_labels_stay_wrong_whatever_else_is_in_their_class():
 def test_only_the_cluster_that_hid_its_class_is_confirmed():
     before, after = attack(targets=[1], pairs=[(2, 0)]), attack(pairs=[(2, 0)])
     given = [finding(1, [2, 3]), finding(2, [5, 6]), finding(3, [7, 8])]
-    _, found = _unmasked(evidence(before, ([2, 3, 5, 6], after)), given, known(), LABELS)
+    _, found = unmasked(evidence(before, ([2, 3, 5, 6], after)), given, known(), LABELS)
     assert [each.confirmed for each in found] == [True, False, False]
 
 
@@ -92,7 +92,7 @@ def test_only_the_cluster_that_hid_its_class_is_confirmed():
 )
 def test_labels_are_not_asked_again_for_nothing(of, given):
     asked = evidence(of)
-    labels, found = _unmasked(asked, given, known(), LABELS)
+    labels, found = unmasked(asked, given, known(), LABELS)
     assert labels is asked and found == given
 
 
@@ -114,5 +114,5 @@ def test_a_label_that_shuts_for_want_of_rows_or_knowledge_confirms_nothing(rows,
         asked = asked._replace(
             again=lambda w: again(w)._replace(opinion=SimpleNamespace(margins=margins))
         )
-    labels, found = _unmasked(asked, given, known(), LABELS)
+    labels, found = unmasked(asked, given, known(), LABELS)
     assert labels.attack is before and found == given

@@ -15,6 +15,7 @@ from jaxpoison.report import Report
 from jaxpoison.scanning import evidence as gathering
 from jaxpoison.scanning.assemble import Outcome, assemble
 from jaxpoison.scanning.grow import grown
+from jaxpoison.scanning.labelling import label_evidence
 from jaxpoison.scanning.opening import Opened, make_spaces, open_data
 from jaxpoison.scanning.plan import Method, Resources, ScanPlan, name_of
 from jaxpoison.scanning.ranking import ranked
@@ -22,7 +23,7 @@ from jaxpoison.scanning.rates import score_seconds, train_seconds
 from jaxpoison.scanning.running import Running, digest_of, running
 from jaxpoison.scanning.spaces import ProgressFn, Space, last_space, silent, witness_stream
 from jaxpoison.scanning.targets import targets_in
-from jaxpoison.scanning.verify import label_evidence, verify
+from jaxpoison.scanning.verify import verify
 from jaxpoison.sources import Source, is_embedding, open_source, require_labels
 from jaxpoison.stream import Engine, Stream, digest_of_value, make_mesh, use_compile_cache
 
