@@ -193,7 +193,7 @@ def confirmed(rows=30):
 def test_displaced_disputed_rows_join_a_finding():
     rows, null = np.arange(20, 60), np.linspace(0.6, 1.2, 200)
     ratios = np.where(rows < 45, 1.8, 0.9)
-    after = calibrate.extend(confirmed(), rows, ratios, null)
+    after = calibrate.extend(confirmed(), rows, ratios, null, 200)
     assert after.rows.tolist() == list(range(45))
     assert (after.log_odds > 0).all() and len(after.support) == len(after.rows)
 
@@ -202,8 +202,8 @@ def test_no_more_displaced_rows_than_elsewhere_change_nothing():
     found, null = confirmed(), np.linspace(0.6, 1.2, 200)
     rows = np.arange(30, 90)
     ratios = np.where(rows < 31, 1.8, 0.9)
-    assert calibrate.extend(found, rows, ratios, null) is found
-    assert calibrate.extend(found, rows, np.full(60, 1.8), null[:3]) is found
+    assert calibrate.extend(found, rows, ratios, null, 200) is found
+    assert calibrate.extend(found, rows, np.full(60, 1.8), null[:3], 200) is found
 
 
 def test_few_rows_must_be_displaced_farther():
