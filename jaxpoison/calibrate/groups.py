@@ -29,8 +29,8 @@ _DEEP_ROWS, _DEEP, _DEEP_DIVERSITY = 10, 0.5, 0.5
 _DEEP_ALIKE_ROWS = 50
 _DEEP_EXPECTED, _DEEP_AGREEMENT, _DEEP_LOG10_P = 0.3, 0.2, -5.0
 # A weak classifier still gives one row of c its label by chance, which counts for nothing where
-# many rows leave no doubt: of a patch on natural images .14 of .41 keep it, at a depth of 1.1. It
-# is what a classifier is wrong by at the most: a good one leaves hardly a label by chance.
+# many rows leave no doubt: of a patch on natural images .14 of .41 keep it, at a depth of 1.1.
+_DEEP_WEAK = 0.5  # of the rest of the class keep their label
 _DEEP_SURE_LOG10_P = -20.0
 # A cluster this far off is reported even when nothing confirms it (clean-label poison keeps its
 # labels): only in many dimensions, where honest data has no such gaps.
@@ -189,7 +189,7 @@ def _is_alike(check: Exclusion) -> bool:
 
 def _is_deep(group: Group, check: Exclusion, num_classes: int) -> bool:
     is_sure = len(group.rows) >= _DEEP_ALIKE_ROWS and check.log10_p <= _DEEP_SURE_LOG10_P
-    chance = min(1.0 / num_classes, 1.0 - check.expected) if is_sure else 0.0
+    chance = 1.0 / num_classes if is_sure and check.expected < _DEEP_WEAK else 0.0
     are_many = len(group.rows) >= _DEEP_ALIKE_ROWS or not check.mixture < 0
     return (
         len(group.rows) >= _DEEP_ROWS
