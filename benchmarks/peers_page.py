@@ -22,7 +22,8 @@ Made by `python benchmarks/peers.py --set SET --cases ... --rows N --out FILE` a
 `python benchmarks/peers_page.py FILE`. All tools get the same poisoned rows: ours the raw rows, the
 others the last feature layer of a network trained on them as a scan trains it, cleanlab also class
 probabilities of networks that did not see the row's fold. `benchmarks/peer_tools.py` says which
-documented mode each tool runs in. AUROC of each tool's own scores; flags are each tool's own.
+documented mode each tool runs in. AUROC of each tool's own scores; flags are each tool's own. The
+records are in `docs/peers/records.jsonl`.
 
 *Best peer* is the best of all modes of all peers on that case, chosen with the truth in hand: no
 user could choose so. A tool that leads a case of ours says so in bold.

@@ -111,9 +111,9 @@ def test_what_decided_is_named_with_its_own_threshold():
     ]
     for each, check, name in cases:
         assert grouping.is_confirmed(each, check, 10)
-        statistic, value, threshold = grouping.decisive(each, check, 10)
+        statistic, value, threshold = grouping.decisive(each, check)
         assert statistic.startswith(name) and value >= threshold
-    statistic, value, threshold = grouping.decisive(group(), HONEST, 10)
+    statistic, value, threshold = grouping.decisive(group(), HONEST)
     assert statistic.startswith("distance") and value < threshold
 
 

@@ -28,10 +28,6 @@ _MIXTURE, _MIXTURE_ERRORS = 0.2, 3.0
 _DEEP_ROWS, _DEEP, _DEEP_DIVERSITY = 10, 0.5, 0.5
 _DEEP_ALIKE_ROWS = 50
 _DEEP_EXPECTED, _DEEP_AGREEMENT, _DEEP_LOG10_P = 0.3, 0.2, -5.0
-# A weak classifier still gives one row of c its label by chance, which counts for nothing where
-# many rows leave no doubt: of a patch on natural images .14 of .41 keep it, at a depth of 1.1.
-_DEEP_WEAK = 0.5  # of the rest of the class keep their label
-_DEEP_SURE_LOG10_P = -20.0
 # A cluster this far off is reported even when nothing confirms it (clean-label poison keeps its
 # labels): only in many dimensions, where honest data has no such gaps.
 _LONE_SEPARATION = 45.0
@@ -163,7 +159,7 @@ def is_confirmed(group: Group, check: Exclusion, num_classes: int) -> bool:
         and check.expected >= _ABOVE_CHANCE / num_classes
         and check.log10_p <= _MAX_LOG10_P
         and check.agreement <= MAX_AGREEMENT * check.expected
-        and (_is_displaced(group, check) or _is_deep(group, check, num_classes))
+        and (_is_displaced(group, check) or _is_deep(group, check))
     )
 
 
@@ -187,15 +183,13 @@ def _is_alike(check: Exclusion) -> bool:
     return check.mixture < 0 and not check.depth >= _DEEP
 
 
-def _is_deep(group: Group, check: Exclusion, num_classes: int) -> bool:
-    is_sure = len(group.rows) >= _DEEP_ALIKE_ROWS and check.log10_p <= _DEEP_SURE_LOG10_P
-    chance = 1.0 / num_classes if is_sure and check.expected < _DEEP_WEAK else 0.0
+def _is_deep(group: Group, check: Exclusion) -> bool:
     are_many = len(group.rows) >= _DEEP_ALIKE_ROWS or not check.mixture < 0
     return (
         len(group.rows) >= _DEEP_ROWS
         and group.num_features >= _FEW_FEATURES
         and check.expected >= _DEEP_EXPECTED
-        and check.agreement - chance <= _DEEP_AGREEMENT * (check.expected - chance)
+        and check.agreement <= _DEEP_AGREEMENT * check.expected
         and check.log10_p <= _DEEP_LOG10_P
         and check.transplant <= _MAX_TRANSPLANT
         and check.diversity >= _DEEP_DIVERSITY
@@ -256,7 +250,7 @@ def _is_trait(group: Group, check: Exclusion) -> bool:
     return speaks
 
 
-def decisive(group: Group, check: Exclusion, num_classes: int) -> tuple[str, float, float]:
+def decisive(group: Group, check: Exclusion) -> tuple[str, float, float]:
     """What confirms a group, or comes nearest to it: a statistic, its value and its threshold."""
     away = check.home / max(check.transplant, 1e-6)
     displaced = "distance to its own class, of that to other classes"
@@ -265,7 +259,7 @@ def decisive(group: Group, check: Exclusion, num_classes: int) -> tuple[str, flo
     if group.detector == "whitening" and _is_mode(group, check):
         return "separation of two modes of the class", group.separation, _mode_limit(group)
     if not _is_displaced(group, check):
-        if _is_deep(group, check, num_classes):
+        if _is_deep(group, check):
             return _decisive_depth(check)
         if away >= displacement_limit(group) and _is_corner(group, check):
             return "separation times displacement", group.separation * away, _FEW_APART

@@ -146,7 +146,7 @@ def _rows_of_evidence(out: Outcome, target: int) -> tuple[dict[str, Any], ...]:
 
 def _row_of_check(group: Group, check: Exclusion, num_classes: int) -> dict[str, Any]:
     """What decided about a group."""
-    statistic, value, threshold = decisive(group, check, num_classes)
+    statistic, value, threshold = decisive(group, check)
     return {
         "detector": "exclusion",
         "space": f"{group.detector} in {group.space}",
