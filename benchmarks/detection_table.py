@@ -17,12 +17,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from jaxpoison.evaluate.retrain import FILTERS
 from jaxpoison.evaluate.suites import load_suite
 
 _MARKS = "<!-- detection: benchmarks/detection_table.py -->", "<!-- end of detection -->"
 _AFTER = "<!-- after removal: benchmarks/detection_table.py -->", "<!-- end of after removal -->"
 _RETRAINED = "fashion_mnist"
-_FILTERS = ("poisoned", "flags", "perfect", "random")
 _NO_SUCCESS = 0.05  # of the trigger before anything is removed: nothing to take away
 _LEFT_OUT = ("clean", "noise 5 %", "corrupt 5 %", "adaptive spectrum 2 %",
              "feature collision 1 %", "bullseye polytope 1 %")  # fmt: skip
@@ -81,12 +81,12 @@ def retrained(records: dict[tuple[str, str], list[dict[str, Any]]]) -> str:
             continue
         means = {
             (name, what): sum(each[name][what] for each in mine) / len(mine)
-            for name in _FILTERS
+            for name in FILTERS
             for what in ("success", "accuracy")
         }
         if means["poisoned", "success"] < _NO_SUCCESS:
             continue
-        cells = [f"{means[n, 'success']:.2f} / {means[n, 'accuracy']:.3f}" for n in _FILTERS]
+        cells = [f"{means[n, 'success']:.2f} / {means[n, 'accuracy']:.3f}" for n in FILTERS]
         lines.append(f"| {case} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
