@@ -38,8 +38,8 @@ def rate_by_ranks(posterior: HostArray, labels: HostArray) -> float:
 
     Returns:
         e; 0 where it is below 3 %, or below 1.5 % once two standard errors are taken off, or not
-        of all classes; where c is below 6 or fewer than 50 rows are clear; and of 20 classes and more where fewer
-        than some thousand rows are, as few rows of many pairs look like few pairs.
+        of all classes; where c is below 6 or fewer than 50 rows are clear; and of 20 classes and
+        more where fewer than some thousand rows are, as few rows of many pairs look like few pairs.
     """
     n, c = posterior.shape
     likeliest = posterior.argmax(axis=1)
