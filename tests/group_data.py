@@ -1,10 +1,11 @@
-"""Groups and what verification says of them, made by hand."""
+"""Groups, what verification says of them, and findings, made by hand."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from jaxpoison._types import Exclusion
+from jaxpoison.calibrate import Finding
 from jaxpoison.calibrate.groups import Group, trait_group
 
 HONEST = Exclusion(
@@ -31,3 +32,21 @@ def trait(num_rows=20, separation=6.0, depth=0.9, num_features=64):
 
 def displaced(ratio):
     return HONEST._replace(home=ratio, transplant=1.0)
+
+
+def finding(
+    target, rows, kind="backdoor", *, near=(), near_odds=-1.0, log_odds=4.0, support=1.0, **options
+):
+    """A confirmed finding; odds and support are one for all rows, or one a row."""
+    rows, near = np.asarray(rows, np.int64), np.asarray(near, np.int64)
+    given = {"source": None, "confidence": 0.9, "confirmed": True, "groups": (0,)}
+    return Finding(
+        kind=kind,
+        target=target,
+        rows=rows,
+        log_odds=np.broadcast_to(log_odds, rows.shape).astype(float),
+        support=np.broadcast_to(support, rows.shape).astype(float),
+        near=near,
+        near_odds=np.broadcast_to(near_odds, near.shape).astype(float),
+        **{**given, **options},
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from group_data import finding
 from jaxpoison.calibrate import (
     MIN_TRUSTED,
     Fused,
@@ -13,7 +14,6 @@ from jaxpoison.calibrate import (
     conformal_q,
     decide,
 )
-from jaxpoison.calibrate.groups import Finding
 
 CLASSES = 4
 
@@ -88,14 +88,6 @@ def test_nothing_planted_is_rarely_called():
     assert np.mean(calls) <= 0.1 + 3 * np.sqrt(0.1 * 0.9 / 50)  # binomial, three deviations
 
 
-def finding(rows, near=(), target=0, confirmed=True):
-    rows, near = np.asarray(rows, np.int64), np.asarray(near, np.int64)
-    return Finding(
-        "backdoor", target, None, rows, np.full(len(rows), 4.0), np.ones(len(rows)), near,
-        np.full(len(near), -1.0), 0.9, confirmed, (0,),
-    )  # fmt: skip
-
-
 def judged(findings, suspicion, labels, trusted, fdr=0.05):
     fused = Fused(suspicion, np.ones(len(labels)), np.ones(len(labels)))
     return against_trusted(decide(findings, len(labels)), fused, labels, trusted, fdr)
@@ -114,7 +106,7 @@ def test_trusted_rows_are_never_flagged(rows):
     suspicion, labels, trusted = rows
     suspicion[:8] = 50.0 + np.arange(8)
     inside = [0, 4, *np.flatnonzero(~trusted)[:30]]  # two trusted rows that look like the rest
-    planted = finding(np.sort(inside), near=range(40, 60))
+    planted = finding(0, np.sort(inside), near=range(40, 60))
     verdict, fused = judged([planted], suspicion, labels, trusted)
     (found,) = verdict.findings
     assert not trusted[found.rows].any() and not trusted[found.near].any()
@@ -128,14 +120,14 @@ def test_trusted_rows_are_never_flagged(rows):
 
 def test_a_finding_that_trusted_rows_contradict_is_dropped(rows):
     suspicion, labels, trusted = rows
-    honest = finding(range(100))  # takes in half of the trusted rows of its class
-    poison = finding([*range(201, 300, 4), *range(202, 300, 4), 204], target=1)  # one of them
+    honest = finding(0, range(100))  # takes in half of the trusted rows of its class
+    poison = finding(1, [*range(201, 300, 4), *range(202, 300, 4), 204])  # one of them
     verdict, _ = judged([honest, poison], suspicion, labels, trusted)
     assert [f.target for f in verdict.findings] == [1]
     assert verdict.flagged.sum() == 50 and not verdict.flagged[:200].any()
     verdict, _ = judged([honest], suspicion, labels, trusted)
     assert verdict.verdict == "clean" and verdict.p_poisoned == 0
-    verdict, _ = judged([finding(range(0, 200, 4))], suspicion, labels, trusted)
+    verdict, _ = judged([finding(0, range(0, 200, 4))], suspicion, labels, trusted)
     assert verdict.findings == ()  # of trusted rows only
 
 
@@ -148,7 +140,7 @@ def test_rows_beyond_all_trusted_ones_are_suspicious():
     assert 0 < verdict.p_poisoned <= 1 and 0 < verdict.estimated_rate <= 1
     assert 0 < verdict.expected_fdr <= 0.05
     mine = np.flatnonzero(bad & (labels == 0))
-    both, _ = judged([finding(mine)], suspicion, labels, trusted)
+    both, _ = judged([finding(0, mine)], suspicion, labels, trusted)
     assert both.verdict == "poisoned" and (both.flagged >= verdict.flagged).all()
     assert both.p_poisoned > verdict.p_poisoned
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from group_data import DIRTY, HONEST, NAN, displaced, group, trait
+from group_data import DIRTY, HONEST, NAN, displaced, finding, group, trait
 from jaxpoison import calibrate
 from jaxpoison.calibrate import groups as grouping
 
@@ -156,13 +156,7 @@ def test_few_rows_that_scatter_like_one_class_are_not_deep_in_others(num_rows, g
 
 def test_a_finding_does_not_take_in_its_whole_class():
     """Where half of a class has a trigger, classifiers dispute the honest half as well."""
-    rows, rest = np.arange(100), np.arange(100, 200)
-    nothing = np.zeros(0)
-    found = calibrate.Finding(
-        kind="backdoor", target=1, source=None, rows=rows, log_odds=np.ones(100),
-        support=np.ones(100), near=nothing.astype(np.int64), near_odds=nothing,
-        confidence=0.9, confirmed=True, groups=(0,),
-    )  # fmt: skip
+    rest, found = np.arange(100, 200), finding(1, range(100), log_odds=1.0)
     null = np.linspace(0.8, 1.2, 200)
     far, some = np.full(100, 2.0), np.full(40, 2.0)
     assert calibrate.extend(found, rest, far, null, 200) is found

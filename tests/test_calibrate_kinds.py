@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from group_data import DIRTY, HONEST, displaced, group, trait
+from group_data import DIRTY, HONEST, displaced, finding, group, trait
 from jaxpoison.calibrate import (
-    Finding,
     decide,
     find,
     fuse,
@@ -191,18 +190,11 @@ def test_kind_of_part(otherwise):
 
 # Odds
 
-
-def finding(kind="backdoor", rows=(4, 6, 7), near=(), target=1):
-    rows, near = np.array(rows, np.int64), np.array(near, np.int64)
-    return Finding(
-        kind=kind, target=target, source=None, rows=rows, log_odds=np.full(len(rows), 3.0),
-        support=np.ones(len(rows)), near=near, near_odds=np.full(len(near), -1.0), confidence=0.9,
-        confirmed=True, groups=(),
-    )  # fmt: skip
+ROWS = 4, 6, 7
 
 
 def test_surroundings_stay_below_even():
-    before = finding(near=[9])
+    before = finding(1, ROWS, near=[9])
     rows, odds = np.array([2, 4, 5, 9, 11]), np.array([7.0, -9.0, -2.0, -5.0, -np.inf])
     after = surround(before, rows, odds)
     assert after.near.tolist() == [9, 2, 5, 11]  # what has odds keeps them
@@ -211,26 +203,26 @@ def test_surroundings_stay_below_even():
     assert np.array_equal(after.log_odds, before.log_odds)
     verdict = decide([after], 20)
     assert np.flatnonzero(verdict.flagged).tolist() == [4, 6, 7]
-    assert verdict.log_odds[[4, 9, 2, 5]].tolist() == [3.0, -1.0, 0.0, -2.0]
+    assert verdict.log_odds[[4, 9, 2, 5]].tolist() == [4.0, -1.0, 0.0, -2.0]
     again = surround(after, rows, odds)
     assert np.array_equal(again.near, after.near)
 
 
 def test_surroundings_of_no_rows():
-    before = finding()
+    before = finding(1, ROWS)
     after = surround(before, np.zeros(0, np.int64), np.zeros(0))
     assert len(after.near) == len(after.near_odds) == 0
     assert np.array_equal(after.rows, before.rows)
 
 
 def test_wrong_labels_have_no_sharp_odds():
-    others = finding(near=[8]), finding("clean_label", (1, 2), target=2)
-    verdict = decide([*others, finding("label_flip", (12, 13), (14,), target=3)], 20)
+    others = finding(1, ROWS, near=[8]), finding(2, [1, 2], "clean_label")
+    verdict = decide([*others, finding(3, [12, 13], "label_flip", near=[14])], 20)
     assert verdict.flagged.sum() == 7 and np.isfinite(verdict.log_odds[[12, 13]]).all()
     sharp = sharp_odds(verdict)
     assert np.isneginf(sharp[[12, 13]]).all() and np.isneginf(sharp[0])
-    assert sharp[[4, 6, 7, 8, 1, 2]].tolist() == [3.0, 3.0, 3.0, -1.0, 3.0, 3.0]
-    assert verdict.log_odds[12] == 3.0  # the verdict itself is as it was
+    assert sharp[[4, 6, 7, 8, 1, 2]].tolist() == [4.0, 4.0, 4.0, -1.0, 4.0, 4.0]
+    assert verdict.log_odds[12] == 4.0  # the verdict itself is as it was
 
 
 # Votes in the ranking

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from group_data import finding
 from jaxpoison import calibrate
-from jaxpoison.calibrate import Finding
 from jaxpoison.detect import likeness
 from jaxpoison.detect.likeness import MIN_KNOWN
 
@@ -76,19 +76,10 @@ def test_constant_columns_are_harmless():
     np.testing.assert_allclose(likeness(more, known).log_odds, likeness(table, known).log_odds)
 
 
-def finding(rows, near=(), near_odds=()):
-    rows = np.asarray(rows, np.int64)
-    return Finding(
-        kind="backdoor", target=3, source=None, rows=rows, log_odds=np.full(len(rows), 4.0),
-        support=np.ones(len(rows)), near=np.asarray(near, np.int64),
-        near_odds=np.asarray(near_odds, float), confidence=0.9, confirmed=True, groups=(0,),
-    )  # fmt: skip
-
-
 def test_growing_keeps_own_rows_and_adds_likely_ones():
     rows = np.arange(10, 20)
     odds = np.array([-9.0, -9, 8, 8, -1, -9, 8, -9, -9, -9])
-    grown = calibrate.grow(finding([10, 12]), rows, odds, 4.0, FDR)
+    grown = calibrate.grow(finding(3, [10, 12]), rows, odds, 4.0, FDR)
     assert grown.rows.tolist() == [10, 12, 13, 16]
     assert grown.log_odds[0] == 4.0 and grown.log_odds[1] == 8.0
     assert grown.support.tolist() == [1.0, 1.0, 0.0, 0.0]
@@ -97,12 +88,12 @@ def test_growing_keeps_own_rows_and_adds_likely_ones():
 
 
 def test_nothing_grows_without_separation():
-    found = finding([10, 12])
+    found = finding(3, [10, 12])
     assert calibrate.grow(found, np.arange(10, 20), np.full(10, 9.0), 1.0, FDR) is found
 
 
 def test_odds_from_before_count_half():
-    found = finding([10], near=[11, 99], near_odds=[-4.0, -3.0])
+    found = finding(3, [10], near=[11, 99], near_odds=[-4.0, -3.0])
     grown = calibrate.grow(found, np.arange(10, 13), np.array([5.0, -8.0, -8.0]), 4.0, FDR)
     by_row = dict(zip(grown.near.tolist(), grown.near_odds.tolist(), strict=True))
     assert by_row == {11: -6.0, 12: -8.0, 99: -3.0}
@@ -110,6 +101,6 @@ def test_odds_from_before_count_half():
 
 def test_a_weaker_false_discovery_rate_flags_fewer():
     rows, odds = np.arange(100), np.linspace(6, -6, 100)
-    strict = calibrate.grow(finding([0, 1]), rows, odds, 4.0, 0.01)
-    loose = calibrate.grow(finding([0, 1]), rows, odds, 4.0, 0.1)
+    strict = calibrate.grow(finding(3, [0, 1]), rows, odds, 4.0, 0.01)
+    loose = calibrate.grow(finding(3, [0, 1]), rows, odds, 4.0, 0.1)
     assert 2 < len(strict.rows) < len(loose.rows) < 60

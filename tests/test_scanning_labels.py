@@ -10,9 +10,9 @@ import pytest
 from sklearn.datasets import load_digits
 from sklearn.metrics import roc_auc_score
 
+from group_data import finding
 from jaxpoison import scan
 from jaxpoison.attacks import poison
-from jaxpoison.calibrate.groups import Finding
 from jaxpoison.calibrate.labels import LabelAttack
 from jaxpoison.scanning import labelling
 from jaxpoison.sources import open_source
@@ -74,12 +74,8 @@ def test_uniform_flips():
     ],
 )
 def test_what_wrong_labels_all_over_explain(share, is_drawn, num_rows, kind):
-    rows, nothing = np.arange(num_rows), np.zeros(0)
-    found = Finding(
-        kind="backdoor", target=0, source=None, rows=rows, log_odds=np.ones(num_rows),
-        support=np.ones(num_rows), near=nothing.astype(np.int64), near_odds=nothing,
-        confidence=0.9, confirmed=True, groups=(0,),
-    )  # fmt: skip
+    rows = np.arange(num_rows)
+    found = finding(0, rows, log_odds=1.0)
     attack = LabelAttack(share, np.zeros(5, np.bool_), np.zeros((5, 5), np.bool_))
     said = labelling._by_labels(found, is_drawn, None, np.repeat(np.arange(5), 300), attack)
     assert said.kind == kind and np.array_equal(said.rows, rows)

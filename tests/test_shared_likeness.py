@@ -7,8 +7,8 @@ import importlib
 import numpy as np
 import pytest
 
+from group_data import finding
 from jaxpoison import calibrate
-from jaxpoison.calibrate import Finding
 from jaxpoison.detect import shared_likeness
 from jaxpoison.detect.likeness import FEW_KNOWN, MIN_TAUGHT
 
@@ -118,15 +118,6 @@ def test_classes_with_few_known_rows_teach_nothing():
 def test_known_rows_that_are_like_any_others_are_not_told_apart():
     columns, labels, is_poison = planted(shift=0.0)
     assert shared_likeness(columns, labels, is_poison).separation < 2.0
-
-
-def finding(target, rows, kind="backdoor", confidence=0.9, confirmed=True, support=1.0):
-    rows, nothing = np.asarray(rows, np.int64), np.zeros(0)
-    return Finding(
-        kind=kind, target=target, source=None, rows=rows, log_odds=np.full(len(rows), 4.0),
-        support=np.full(len(rows), support), near=nothing.astype(np.int64), near_odds=nothing,
-        confidence=confidence, confirmed=confirmed, groups=(0,),
-    )  # fmt: skip
 
 
 def carried(findings, likely, separation=4.0, unlike=-9.0):

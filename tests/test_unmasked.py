@@ -1,11 +1,12 @@
 """Clusters that make the honest rest of their class look mislabelled."""
 
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from jaxpoison import calibrate
+from group_data import finding
 from jaxpoison.calibrate.labels import LabelAttack
 from jaxpoison.scanning.labelling import LabelEvidence, unmasked
 
@@ -21,16 +22,7 @@ def attack(*, targets=(), pairs=(), uniform=0.0):
     return LabelAttack(uniform, target, pair)
 
 
-def finding(target, rows, *, confirmed=False):
-    """A cluster of a class."""
-    rows, nothing = np.asarray(rows), np.zeros(0)
-    return calibrate.Finding(
-        kind="clean_label", target=target, source=None, rows=rows, log_odds=np.ones(len(rows)),
-        support=np.ones(len(rows)), near=nothing.astype(np.int64), near_odds=nothing,
-        confidence=0.5, confirmed=confirmed, groups=(0,),
-    )  # fmt: skip
-
-
+cluster = partial(finding, kind="clean_label", confirmed=False)  # of a class
 LABELS = np.arange(ROWS) % CLASSES
 
 
@@ -58,7 +50,7 @@ def known(*rows):
 def test_a_cluster_that_hid_the_class_is_confirmed(seen):
     before, after = attack(**seen), attack()
     labels, found = unmasked(
-        evidence(before, ([2, 3, 9], after)), [finding(1, [2, 3])], known(9), LABELS
+        evidence(before, ([2, 3, 9], after)), [cluster(1, [2, 3])], known(9), LABELS
     )
     assert labels.attack is after
     assert [each.confirmed for each in found] == [True] and found[0].kind == "clean_label"
@@ -67,7 +59,7 @@ def test_a_cluster_that_hid_the_class_is_confirmed(seen):
 
 def test_wrong_labels_stay_wrong_whatever_else_is_in_their_class():
     before = attack(targets=[1])
-    given = [finding(1, [2, 3])]
+    given = [cluster(1, [2, 3])]
     labels, found = unmasked(
         evidence(before, ([2, 3], attack(targets=[1]))), given, known(), LABELS
     )
@@ -76,7 +68,7 @@ def test_wrong_labels_stay_wrong_whatever_else_is_in_their_class():
 
 def test_only_the_cluster_that_hid_its_class_is_confirmed():
     before, after = attack(targets=[1], pairs=[(2, 0)]), attack(pairs=[(2, 0)])
-    given = [finding(1, [2, 3]), finding(2, [5, 6]), finding(3, [7, 8])]
+    given = [cluster(1, [2, 3]), cluster(2, [5, 6]), cluster(3, [7, 8])]
     _, found = unmasked(evidence(before, ([2, 3, 5, 6], after)), given, known(), LABELS)
     assert [each.confirmed for each in found] == [True, False, False]
 
@@ -84,9 +76,9 @@ def test_only_the_cluster_that_hid_its_class_is_confirmed():
 @pytest.mark.parametrize(
     ("of", "given"),
     [
-        (attack(targets=[2]), [finding(1, [2, 3])]),  # of another class
-        (attack(targets=[1]), [finding(1, [2, 3], confirmed=True)]),
-        (attack(targets=[1], uniform=0.1), [finding(1, [2, 3])]),
+        (attack(targets=[2]), [cluster(1, [2, 3])]),  # of another class
+        (attack(targets=[1]), [cluster(1, [2, 3], confirmed=True)]),
+        (attack(targets=[1], uniform=0.1), [cluster(1, [2, 3])]),
         (attack(targets=[1]), []),
     ],
 )
@@ -105,7 +97,7 @@ def test_labels_are_not_asked_again_for_nothing(of, given):
 )
 def test_a_label_that_shuts_for_want_of_rows_or_knowledge_confirms_nothing(rows, kept):
     before = attack(targets=[1])
-    given = [finding(1, rows)]
+    given = [cluster(1, rows)]
     asked = evidence(before, (rows, attack()), kept)
     asked = asked._replace(opinion=None)
     if kept == 0.0:  # elsewhere labels are kept

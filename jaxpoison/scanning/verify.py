@@ -45,7 +45,7 @@ class _Checks:
     """Verifications, one a set of rows: groups of the same rows share it, asked again or not."""
 
     def __init__(self, witness: Stream, seed: int) -> None:
-        self._check, self._witness = detect.ExclusionCheck(), witness
+        self._check, self.witness = detect.ExclusionCheck(), witness
         key = jax.random.fold_in(jax.random.key(seed), 1)
         self.fitted = self._check.fit(witness, key=key)
         self._judged: dict[bytes, Exclusion] = {}
@@ -57,9 +57,16 @@ class _Checks:
         new = {
             name: rows for name, rows in zip(names, sets, strict=True) if name not in self._judged
         }
-        judged = self._check.check(self._witness, self.fitted, list(new.values()))
+        judged = self._check.check(self.witness, self.fitted, list(new.values()))
         self._judged.update(zip(new, judged, strict=True))
         return [self._judged[names[i]] for i in number]
+
+    def find(
+        self, groups: list[calibrate.Group], fdr: float
+    ) -> tuple[list[Exclusion], list[calibrate.Finding]]:
+        """Verifications, and what follows from them."""
+        checks, num_classes = self.of(groups), self.witness.num_classes
+        return checks, calibrate.find(groups, checks, num_classes=num_classes, fdr=fdr)
 
 
 def verify(
@@ -93,22 +100,7 @@ def verify(
     shifted = detect.refine(witness, fitted, _most_disputed(witness, disputed), is_mixed=True)
     groups += calibrate.shifted_groups(witness.labels, shifted, num_features)
     groups[:] = [group._replace(own_units=own_units) for group in groups]
-    num_given, shared = len(groups), _traits(witness, labels, num_features, own_units)
-    groups += [group for group, _ in shared]
-    checks = checked.of(groups)
-    findings = calibrate.find(groups, checks, num_classes=witness.num_classes, fdr=fdr)
-    known = np.zeros(len(witness), np.bool_)
-    for found in findings:
-        known[found.rows] |= found.confirmed and found.kind == "backdoor"
-    if labels is not None and known.any() and labels.attack.uniform <= 0:
-        # what is left of the poison was hidden by what these rows taught
-        labels = labels.again(known)
-        shared = [*shared, *_traits(witness, labels, num_features, own_units)]
-        groups[num_given:] = [group for group, _ in shared]
-        checks = checked.of(groups)
-        findings = calibrate.find(groups, checks, num_classes=witness.num_classes, fdr=fdr)
-    if labels is not None:
-        labels, findings = unmasked(labels, findings, known, witness.labels)
+    checks, findings, labels, shared = _found(checked, groups, labels, num_features, own_units, fdr)
     anew, redrawn = _redrawn(witness, fitted, disputed, findings, fdr)
     anew = [_surrounded(found, groups, shared) for found in anew]
     rest = [found for found in findings if not found.confirmed]
@@ -124,6 +116,41 @@ def verify(
     progress("verify", len(witness), len(witness))
     opinion = None if labels is None else labels.opinion
     return Verified(checks, [*anew, *rest], open_labels, opinion, doubt)
+
+
+def _found(
+    checked: _Checks,
+    groups: list[calibrate.Group],
+    labels: LabelEvidence | None,
+    num_features: int,
+    own_units: bool,
+    fdr: float,
+) -> tuple[
+    list[Exclusion],
+    list[calibrate.Finding],
+    LabelEvidence | None,
+    list[tuple[calibrate.Group, Trait]],
+]:
+    """Checks, findings, the labels and the traits; where poison is known, asked again without it.
+
+    Groups of traits are appended to ``groups``.
+    """
+    witness, num_given = checked.witness, len(groups)
+    shared = _traits(witness, labels, num_features, own_units)
+    groups += [group for group, _ in shared]
+    checks, findings = checked.find(groups, fdr)
+    known = np.zeros(len(witness), np.bool_)
+    for found in findings:
+        known[found.rows] |= found.confirmed and found.kind == "backdoor"
+    if labels is not None and known.any() and labels.attack.uniform <= 0:
+        # what is left of the poison was hidden by what these rows taught
+        labels = labels.again(known)
+        shared = [*shared, *_traits(witness, labels, num_features, own_units)]
+        groups[num_given:] = [group for group, _ in shared]
+        checks, findings = checked.find(groups, fdr)
+    if labels is not None:
+        labels, findings = unmasked(labels, findings, known, witness.labels)
+    return checks, findings, labels, shared
 
 
 def _redrawn(
