@@ -186,6 +186,68 @@ def test_settings_without_a_meaning_are_refused(name, setting, value):
         run(name, *inputs_for(name), **{setting: value})
 
 
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("embedding_trigger", {"strength": 1e39}),
+        ("flood_duplicates", {"jitter": 1e39}),
+        ("adaptive_spectrum", {"margin": 1e39}),
+    ],
+)
+def test_values_beyond_the_type_are_refused(name, settings):
+    with pytest.raises(UsageError, match="beyond float32"):
+        poison(name, *rows(), rate=0.05, **settings)
+
+
+@pytest.mark.parametrize("name", ["embedding_trigger", "adaptive_spectrum"])
+def test_fractions_are_not_added_to_integers(name):
+    x, y = rows()
+    with pytest.raises(UsageError, match="type int16"):
+        run(name, x.astype(np.int16), y)
+
+
+def test_copies_of_integers_do_not_wrap_around():
+    x = np.full((60, 5), 255, np.uint8)
+    x[:, 0] = np.arange(60)
+    out = run("flood_duplicates", x, np.arange(60) % 2, jitter=1.0)
+    assert (out.x[60:, 1:] == 255).all()
+
+
+def test_columns_that_never_change_make_no_trigger():
+    with pytest.raises(UsageError, match="all constant"):
+        run("tabular_trigger", *rows(), columns=[4])
+
+
+def test_one_class_or_two_where_more_are_needed():
+    x, y = images()
+    for name in ("patch", "flood_duplicates"):
+        with pytest.raises(UsageError, match="one class"):
+            run(name, x, np.zeros_like(y))
+    with pytest.raises(UsageError, match="2 classes"):
+        run("patch_source_specific", x, (y > 5).astype(int))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        ({"name": None}, "unknown attack"),
+        ({"rate": "a"}, "rate"),
+        ({"target": [1]}, "target"),
+        ({"target": True}, "target"),
+        ({"seed": 1.5}, "seed"),
+        ({"seed": -1}, "seed"),
+        ({"seed": 2**70}, "seed"),
+        ({"x": [[1, 2], [3]]}, "one shape"),
+        ({"y": np.full(240, 2**63, np.uint64)}, "63"),
+    ],
+)
+def test_wrong_types_are_refused_by_name(arguments, word):
+    x, y = images()
+    given = {"name": "patch", "x": x, "y": y, **arguments}
+    with pytest.raises(UsageError, match=word):
+        poison(**given)
+
+
 def test_inputs_of_the_wrong_kind_are_refused():
     with pytest.raises(UsageError, match="patch needs images"):
         run("patch", *rows())

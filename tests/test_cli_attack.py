@@ -136,6 +136,50 @@ def test_mistakes_are_one_line_and_write_nothing(clean, capsys, arguments, fragm
     assert names() == ["clean.npz"]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "fragment"),
+    [
+        (["patch", "--set", "value=300"], "give 0 to 255"),
+        (["patch", "--set", "value=-5"], "give 0 to 255"),
+        (["patch", "--set", "value=1e39"], "give 0 to 255"),
+        (["patch", "--set", "rate=0.1"], "give it as --rate"),
+        (["patch", "--set", "seed=3"], "give it as --seed"),
+        (["patch", "--set", "progress=1"], "no setting 'progress'"),
+        (["blend", "--set", "alpha=true"], "alpha is True"),
+        (["flood_duplicates", "--set", "added=False"], "give true or false"),
+        (["flood_duplicates", "--set", "added=0"], "give true or false"),
+        (["flood_duplicates", "--set", "seeds=true"], "seeds is True"),
+        (["sig", "--set", "amplitude=0.001"], "in name only"),
+        (["noise", "--set", "scale=0.001"], "12 of 12 rows"),
+        (["patch", "--target", "dog"], "give a class number"),
+    ],
+)
+def test_settings_that_would_do_something_else(clean, capsys, arguments, fragment):
+    name, *rest = arguments
+    assert main(["attack", name, "clean.npz", "--out", "b.npz", "--rate", "0.1", *rest]) == 4
+    assert fragment in error_line(capsys) and names() == ["clean.npz"]
+
+
+def test_rows_that_stay_as_they_were_are_counted(clean, capsys):
+    x, y = clean
+    np.savez("half.npz", x=np.where(np.arange(120)[:, None, None] % 2, x, 0), y=y)
+    assert main(["attack", "corrupt", "half.npz", "--out", "b.npz", "--rate", "1"]) == 0
+    assert "60 of them as they were" in capsys.readouterr().out
+
+
+def test_classes_with_names(clean, capsys):
+    x, y = clean
+    np.savez("named.npz", x=x, y=np.array(["ant", "bee", "cat", "dog"])[y // 3])
+    command = ["attack", "patch", "named.npz", "--out", "b.npz", "--rate", "0.1", "--target"]
+    assert main([*command, "cow"]) == 4
+    assert "one of 'ant', 'bee', 'cat', 'dog'" in error_line(capsys)
+    assert main([*command, "cat"]) == 0
+    assert "target 2 (cat)" in capsys.readouterr().out
+    with np.load("b.truth.npz") as truth:
+        facts = json.loads(str(truth["params"]))
+        assert facts["class_names"] == ["ant", "bee", "cat", "dog"] and facts["target"] == 2
+
+
 def test_a_dataset_that_is_not_there(clean, capsys):
     assert main(["attack", "patch", "absent.npz", "--out", "b.npz"]) == 2
     assert "absent.npz" in error_line(capsys) and names() == ["clean.npz"]

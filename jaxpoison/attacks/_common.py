@@ -13,6 +13,7 @@ from jaxpoison._check import DataError, UsageError
 from jaxpoison._types import HostArray
 from jaxpoison.detect._detector import Key, host_rng
 
+from ._checks import as_arrays, num_rows, poisoned_rows
 from ._types import Kind, Poisoned
 
 MAX_UINT8 = 255
@@ -154,6 +155,8 @@ class Task:
         """
         total = len(self) if of is None else of
         count = num_rows(rate, total, "rows")
+        if not len(eligible) and self.classes.size < 2:
+            self.label("target", None, other_than=int(self.classes[0]))
         if count > len(eligible):
             raise UsageError(
                 f"rate is {rate}: {count} of {total} rows, but only {len(eligible)} are {what}; "
@@ -166,6 +169,11 @@ class Task:
         if not 0 <= ratio < np.inf:
             raise UsageError(f"cover_ratio is {ratio}; give a number of at least 0")
         count = round(ratio * poisoned)
+        if count and not len(eligible):
+            raise UsageError(
+                f"y has {self.classes.size} classes: no rows are left to be {self.name}'s cover; "
+                "give data with more classes, or cover_ratio 0"
+            )
         if count > len(eligible):
             raise UsageError(
                 f"cover_ratio is {ratio}: {count} cover rows, but only {len(eligible)} rows can be "
@@ -217,6 +225,7 @@ class Task:
         mask, is_cover = np.zeros(len(self), bool), np.zeros(len(self), bool)
         mask[rows] = True
         if x_rows is not None:
+            poisoned_rows(self.name, self.x[rows], x_rows, same_labels=labels is None)
             x[rows] = x_rows
         if labels is not None:
             y[rows] = labels
@@ -251,16 +260,17 @@ def begin(name: str, x: HostArray, y: HostArray, key: Key, needs: str = "any") -
         UsageError: Wrong shapes or types, or inputs of the wrong kind.
         DataError: Values that are not finite.
     """
-    x, y = np.asarray(x), np.asarray(y)
+    x, y = as_arrays(x, y)
     if x.ndim not in (2, 3, 4) or x.dtype.kind not in "uif" or 0 in x.shape:
         raise UsageError(
             f"x has shape {x.shape} and type {x.dtype}; give images [n, H, W] or [n, H, W, C], or "
             "rows [n, d], with at least one row"
         )
-    if y.shape != (len(x),) or y.dtype.kind not in "iu" or (y.size and y.min() < 0):
+    is_classes = y.shape == (len(x),) and y.dtype.kind in "iu"
+    if not is_classes or y.min() < 0 or y.max() > np.iinfo(np.int64).max:
         raise UsageError(
-            f"y has shape {y.shape} and type {y.dtype}; give one integer of at least 0 for each of "
-            f"the {len(x)} rows"
+            f"y has shape {y.shape} and type {y.dtype}; give one integer of at least 0, within 63 "
+            f"bits, for each of the {len(x)} rows"
         )
     if needs == "images" and x.ndim < 3:
         raise UsageError(f"x has shape {x.shape}: {name} needs images [n, H, W] or [n, H, W, C]")
@@ -277,29 +287,6 @@ def begin(name: str, x: HostArray, y: HostArray, key: Key, needs: str = "any") -
     return Task(name, x, y, np.unique(y), host_rng(key), data)
 
 
-def num_rows(rate: float, total: int, what: str) -> int:
-    """``rate * total``, rounded.
-
-    Raises:
-        UsageError: Not a share, or so small that no row is poisoned.
-    """
-    if not 0 < rate <= 1:
-        raise UsageError(f"rate is {rate}; give a share above 0 and at most 1, such as 0.01")
-    count = round(rate * total)
-    if count < 1:
-        raise UsageError(
-            f"rate is {rate}: of {total} {what} that is none; give at least {1 / max(total, 1):.2g}"
-        )
-    return count
-
-
-def refuse(name: str, instead: str, **arguments: int | None) -> None:
-    """Refuses an argument that an attack has no use for, rather than ignore it."""
-    for argument, value in arguments.items():
-        if value is not None:
-            raise UsageError(f"{argument} is {value}; {name} takes none: leave it out{instead}")
-
-
 def plain(value: Any) -> Any:
     """Numpy values and tuples as JSON has them."""
     if isinstance(value, np.ndarray | np.generic):
@@ -307,32 +294,6 @@ def plain(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return [plain(v) for v in value]
     return value
-
-
-def positive(**arguments: float) -> None:
-    """Refuses sizes and strengths that are not above 0."""
-    for name, value in arguments.items():
-        if not 0 < value < np.inf:
-            raise UsageError(f"{name} is {value}; give a number above 0")
-
-
-def share(**arguments: float) -> None:
-    """Refuses shares outside 0 (excluded) to 1."""
-    for name, value in arguments.items():
-        if not 0 < value <= 1:
-            raise UsageError(f"{name} is {value}; give a share above 0 and at most 1")
-
-
-def row_numbers(name: str, values: object) -> HostArray:
-    """Distinct whole numbers [k] int64, ascending: of rows, or of columns.
-
-    Raises:
-        UsageError: Anything else.
-    """
-    given = np.asarray(values)
-    if given.ndim != 1 or (given.dtype.kind not in "iu" and given.size):
-        raise UsageError(f"{name} is {values!r}; give a whole number, or a list of them")
-    return np.unique(given.astype(np.int64))
 
 
 def value_range(x: HostArray) -> tuple[float, float]:
@@ -345,10 +306,11 @@ def value_range(x: HostArray) -> tuple[float, float]:
 
 
 def as_type(values: HostArray, dtype: Any, low: Any, high: Any) -> HostArray:
-    """Clipped to the range in use, rounded where the type is an integer."""
+    """Clipped to the range in use; where the type is an integer, rounded and within its range."""
     values = np.clip(values, low, high)
     if np.dtype(dtype).kind in "ui":
-        values = np.rint(values)
+        limits = np.iinfo(dtype)
+        values = np.clip(np.rint(values), limits.min, limits.max)
     return values.astype(dtype)
 
 

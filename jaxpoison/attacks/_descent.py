@@ -15,7 +15,8 @@ from jaxpoison._types import Array, HostArray
 from jaxpoison.models import Model
 from jaxpoison.stream import compiled
 
-from ._common import Task, as_type, positive, share, value_range
+from ._checks import positive, share
+from ._common import Task, as_type, value_range
 
 Objective = Callable[[Model, Array, Array, Any], Array]
 """``fn(model, x[m, ...], weight[m], aux) -> scalar``; module-level, weight 0 for padding."""
@@ -132,8 +133,9 @@ def descend(
         state = _STEP(model, state, base, bounds, length, weight, extra, objective=objective)
     if not float(state.steepest) > 0:
         raise DataError(
-            f"{model.name} has no gradient at these rows; give a model whose features can be "
-            "differentiated by its inputs (images of at most 64 pixels a side for those of fit)"
+            f"{model.name} has no gradient at these rows: it has learnt them so well that its loss "
+            "is 0, or its features do not change with its inputs (as those of fit where images "
+            "have more than 64 pixels a side); give other rows, another seed, or another model"
         )
     ends = [base, *(base + np.asarray(delta) for delta in (state.best, state.delta))]
     ends = [as_type(end, task.x.dtype, low, high) for end in ends]

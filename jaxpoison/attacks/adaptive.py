@@ -10,7 +10,8 @@ from jaxpoison._check import UsageError
 from jaxpoison._types import HostArray
 from jaxpoison.detect._detector import Key
 
-from ._common import Always, Trigger, as_type, begin, refuse, share, value_range
+from ._checks import refuse, share
+from ._common import Always, Trigger, as_type, begin, value_range
 from ._types import Poisoned
 from .patches import place
 

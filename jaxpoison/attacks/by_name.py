@@ -14,9 +14,11 @@ from jaxpoison._types import HostArray
 from jaxpoison.sources import open_source
 from jaxpoison.training import fit
 
+from ._checks import as_arrays
 from ._types import Poisoned
 from .registry import ATTACKS
 
+_SEEDS = 2**32
 _COMMON = frozenset({"x", "y", "rate", "target", "source", "key", "model"})
 
 ProgressFn = Callable[[str, int, int], None]
@@ -38,10 +40,10 @@ def known_name(name: str) -> str:
     Raises:
         UsageError: There is none.
     """
-    if name not in ATTACKS:
+    if not isinstance(name, str) or name not in ATTACKS:
         import difflib
 
-        close = difflib.get_close_matches(name, ATTACKS, n=1)
+        close = difflib.get_close_matches(str(name), ATTACKS, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
         raise UsageError(f"unknown attack {name!r}; {hint}known: {', '.join(ATTACKS)}")
     return name
@@ -87,23 +89,51 @@ def poison(
     **Assumes / fails on**: as the attack.
     """
     attack = ATTACKS[known_name(name)]
+    check_settings(name, settings)
+    _check_common(rate, {"target": target, "source": source}, seed)
+    x, y = as_arrays(x, y)
+    if attack.needs_model:
+        classes, dense = np.unique(y, return_inverse=True)
+        data = open_source(x)
+        trained = fit(data, dense.astype(np.int64), len(classes), seed=seed, progress=progress)
+        settings["model"] = trained.model
+    with np.errstate(over="ignore", invalid="ignore"):  # the attack refuses what overflows
+        return attack.fn(
+            x,
+            y,
+            rate=attack.default_rate if rate is None else rate,
+            target=target,
+            source=source,
+            key=jax.random.key(seed),
+            **settings,
+        )
+
+
+def check_settings(name: str, settings: dict[str, Any]) -> None:
+    """Refuses settings that an attack does not have, and booleans for what is none.
+
+    Raises:
+        UsageError: There is one.
+    """
     known = settings_of(name)
-    for setting in settings:
+    for setting, value in settings.items():
         if setting not in known:
             raise UsageError(
                 f"{name} has no setting {setting!r}; it has {', '.join(known) or 'none'}"
             )
-    if attack.needs_model:
-        classes, dense = np.unique(np.asarray(y), return_inverse=True)
-        data = open_source(np.asarray(x))
-        trained = fit(data, dense.astype(np.int64), len(classes), seed=seed, progress=progress)
-        settings["model"] = trained.model
-    return attack.fn(
-        x,
-        y,
-        rate=attack.default_rate if rate is None else rate,
-        target=target,
-        source=source,
-        key=jax.random.key(seed),
-        **settings,
-    )
+        if isinstance(value, bool) and not isinstance(known[setting], bool):
+            raise UsageError(f"{setting} is {value}; its default is {known[setting]!r}")
+
+
+def _check_common(rate: object, classes: dict[str, object], seed: object) -> None:
+    if rate is not None and not isinstance(rate, int | float | np.number):
+        raise UsageError(f"rate is {rate!r}; give a share above 0 and at most 1, such as 0.01")
+    for argument, value in classes.items():
+        if value is not None and not _is_whole(value):
+            raise UsageError(f"{argument} is {value!r}; give the number of a class")
+    if not _is_whole(seed) or not 0 <= int(seed) < _SEEDS:  # type: ignore[call-overload]
+        raise UsageError(f"seed is {seed!r}; give an integer from 0 to {_SEEDS - 1}")
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)

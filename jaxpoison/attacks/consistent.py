@@ -10,7 +10,8 @@ from jaxpoison._types import HostArray
 from jaxpoison.detect._detector import Key
 from jaxpoison.models import Model
 
-from ._common import Always, Trigger, begin, refuse
+from ._checks import refuse
+from ._common import Always, Trigger, begin
 from ._descent import check_model, descend, raised_loss
 from ._types import Poisoned
 from .patches import patch_piece, place, stamp

@@ -11,7 +11,8 @@ from jaxpoison._check import UsageError
 from jaxpoison._types import HostArray
 from jaxpoison.detect._detector import Key
 
-from ._common import Task, as_type, begin, num_rows, row_numbers, value_range
+from ._checks import num_rows, on_or_off, poisoned_rows, row_numbers
+from ._common import Task, as_type, begin, value_range
 from ._types import Poisoned
 
 
@@ -57,6 +58,7 @@ def flood_duplicates(
     task = begin("flood_duplicates", x, y, key)
     if not 0 <= jitter < np.inf:
         raise UsageError(f"jitter is {jitter}; give a number of at least 0")
+    on_or_off(added=added)
     target = task.label("target", target, other_than=source)
     if source is not None:
         source = task.label("source", source, other_than=target)
@@ -64,6 +66,7 @@ def flood_duplicates(
     bases = _seeds(task, seeds, target, source)
     origin_of = bases[np.arange(count) % len(bases)]
     copies = _jittered(task, origin_of, jitter)
+    poisoned_rows(task.name, task.x[origin_of], copies, same_labels=False)
     params: dict[str, Any] = {"seeds": bases, "jitter": jitter, "added": added}
     if not added:
         free = np.setdiff1d(np.arange(len(task)), bases)
@@ -92,6 +95,8 @@ def _seeds(
     task: Task, seeds: int | Sequence[int] | HostArray, target: int, source: int | None
 ) -> HostArray:
     possible = task.others(target) if source is None else task.rows_of(source)
+    if not len(possible):
+        task.label("target", None, other_than=target)
     if isinstance(seeds, int | np.integer):
         if not 1 <= seeds <= len(possible):
             raise UsageError(f"seeds is {seeds}; give 1 to {len(possible)}, or row numbers")

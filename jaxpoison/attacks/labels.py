@@ -11,7 +11,8 @@ from jaxpoison._types import HostArray
 from jaxpoison.detect._detector import Key
 from jaxpoison.linalg import one_thread
 
-from ._common import Task, begin, num_rows, refuse
+from ._checks import num_rows, refuse
+from ._common import Task, begin
 from ._types import Poisoned
 
 _PCA_RANK = 32

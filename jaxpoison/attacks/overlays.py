@@ -8,7 +8,8 @@ from jaxpoison._check import UsageError
 from jaxpoison._types import HostArray
 from jaxpoison.detect._detector import Key
 
-from ._common import Always, Trigger, as_type, begin, positive, refuse, share, spatial, value_range
+from ._checks import positive, refuse, share
+from ._common import Always, Trigger, as_type, begin, spatial, value_range
 from ._types import Poisoned
 
 _TEXTURES = 8

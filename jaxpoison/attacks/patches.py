@@ -12,7 +12,8 @@ from jaxpoison._check import UsageError
 from jaxpoison._types import HostArray
 from jaxpoison.detect._detector import Key
 
-from ._common import Always, NextClass, OnlyFrom, Task, Trigger, as_type, begin, refuse, value_range
+from ._checks import refuse
+from ._common import Always, NextClass, OnlyFrom, Task, Trigger, as_type, begin, value_range
 from ._types import Poisoned
 
 Corner = Literal["top_left", "top_right", "bottom_left", "bottom_right", "centre"]
@@ -283,6 +284,11 @@ def patch_piece(
     is_number = bright.dtype.kind in "uif" and bool(np.isfinite(bright).all())
     if not is_number or bright.shape not in ((), task.x.shape[3:]):
         raise UsageError(f"value is {value!r}; give one number, or one for each channel")
+    limits = np.iinfo(task.x.dtype) if task.x.dtype.kind in "ui" else np.finfo(task.x.dtype)
+    if bright.min() < limits.min or bright.max() > limits.max:
+        raise UsageError(
+            f"value is {value!r}; the images hold {task.x.dtype}: give {limits.min} to {limits.max}"
+        )
     bright = bright.astype(np.float64)
     piece = np.broadcast_to(bright, (size, size, *task.x.shape[3:])).copy()
     if pattern == "checker":

@@ -11,7 +11,8 @@ from jaxpoison._types import HostArray
 from jaxpoison.detect._detector import Key
 from jaxpoison.linalg import one_thread
 
-from ._common import Always, Task, Trigger, begin, num_rows, share, value_range
+from ._checks import float_rows, num_rows, share
+from ._common import Always, Task, Trigger, begin, value_range
 from ._types import Poisoned
 from .overlays import add
 from .tables import shift
@@ -83,6 +84,7 @@ def adaptive_spectrum(
     """
     task = begin("adaptive_spectrum", x, y, key)
     share(limit=limit)
+    float_rows(task.name, task.x)
     if not 0 <= margin < np.inf:
         raise UsageError(f"margin is {margin}; give a number of at least 0")
     target = task.label("target", target, other_than=source)

@@ -10,7 +10,8 @@ from jaxpoison._check import UsageError
 from jaxpoison._types import HostArray
 from jaxpoison.detect._detector import Key
 
-from ._common import Always, Task, Trigger, begin, positive, refuse, row_numbers
+from ._checks import float_rows, positive, refuse, row_numbers
+from ._common import Always, Task, Trigger, begin
 from ._types import Poisoned
 
 _NO_SPREAD = 1e-12
@@ -94,6 +95,8 @@ def _columns(task: Task, columns: int | Sequence[int]) -> HostArray:
     chosen = row_numbers("columns", columns)
     if not chosen.size or chosen.min() < 0 or chosen.max() >= d:
         raise UsageError(f"columns is {list(columns)}; give column numbers from 0 to {d - 1}")
+    if not (spans[chosen] > 0).any():
+        raise UsageError(f"columns is {list(columns)}, all constant; give some that vary")
     return chosen
 
 
@@ -145,7 +148,8 @@ def embedding_trigger(
         Kind "backdoor", all to one.
 
     Raises:
-        UsageError: A rate that cannot be met, or rows that do not vary within their classes.
+        UsageError: A rate that cannot be met, rows of integers, or rows that do not vary within
+            their classes.
 
     **Cost**: a copy of the data.
 
@@ -157,6 +161,7 @@ def embedding_trigger(
     task = begin("embedding_trigger", x, y, key, "rows")
     refuse(task.name, "", source=source)
     positive(strength=strength)
+    float_rows(task.name, task.x)
     target = task.label("target", target)
     direction = task.rng.standard_normal(task.x.shape[1]) * task.x.std(axis=0, dtype=np.float64)
     length = float(np.linalg.norm(direction))

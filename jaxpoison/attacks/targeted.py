@@ -12,7 +12,8 @@ from jaxpoison._types import HostArray
 from jaxpoison.detect._detector import Key
 from jaxpoison.models import Model
 
-from ._common import Task, begin, num_rows, row_numbers, value_range
+from ._checks import num_rows, row_numbers
+from ._common import Task, begin, value_range
 from ._descent import (
     GRADIENT_OF,
     UNALIGNED,

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from jaxpoison.attacks import Poisoned
 
 _ENDING = ".npz"
+_OPTIONS = frozenset({"rate", "target", "source", "seed"})
+_DIGITS = 10  # of a class number, at most
 
 _EXAMPLES = """\
 examples:
@@ -47,8 +49,8 @@ def add_parser(commands: Any) -> None:
     add("--out", metavar="FILE.npz", help="where to write; the truth goes to FILE.truth.npz")
     add("--labels", metavar="FILE", help="labels, where DATA does not hold them")
     add("--rate", metavar="R", type=rate, help="share of rows to poison (default: the attack's)")
-    add("--target", metavar="T", type=label, help="class the attacker wants (default: drawn)")
-    add("--source", metavar="S", type=label, help="class the attack works on (default: drawn)")
+    add("--target", metavar="T", help="class the attacker wants, number or name (default: drawn)")
+    add("--source", metavar="S", help="class the attack works on (default: drawn)")
     add("--seed", metavar="N", type=seed, default=0, help="seed of everything random (default: 0)")
     add(
         "--set",
@@ -82,10 +84,21 @@ def run(args: argparse.Namespace) -> int:
 
     known_name(args.name)  # before a dataset is read for it
     source = open_source(args.data, args.labels)
-    y = require_labels(source)
-    poisoned = attack(args, source.read(0, len(source))["x"], y)
-    save(poisoned, args.name, out, truth)
-    summary = summarise(poisoned, args.name, out, truth)
+    y, names = require_labels(source), source.schema.class_names
+    args.target = class_number("--target", args.target, names)
+    args.source = class_number("--source", args.source, names)
+    x = source.read(0, len(source))["x"]
+    poisoned = attack(args, x, y)
+    facts = {
+        "attack": args.name,
+        "kind": poisoned.kind,
+        "target": poisoned.target,
+        "source": poisoned.source,
+        "class_names": names,
+        "params": poisoned.params,
+    }
+    save(poisoned, facts, out, truth)
+    summary = summarise(poisoned, facts, out, truth) | {"unchanged": unchanged(poisoned, x)}
     if args.json:
         emit(json.dumps(summary, indent=2))
     elif not args.quiet:
@@ -96,10 +109,14 @@ def run(args: argparse.Namespace) -> int:
 def attack(args: argparse.Namespace, x: np.ndarray, y: np.ndarray) -> Poisoned:
     """Runs the attack that was asked for, with progress shown where it trains a network."""
     from jaxpoison.attacks import poison
+    from jaxpoison.attacks.by_name import check_settings
     from jaxpoison.cli.progress import show_progress
 
     options = {"rate": args.rate, "target": args.target, "source": args.source}
     settings = dict(args.settings)
+    for name in _OPTIONS & set(settings):
+        raise UsageError(f"--set {name}={settings[name]!r}; give it as --{name}")
+    check_settings(args.name, settings)
     try:
         with show_progress(quiet=args.quiet or args.json) as progress:
             return poison(args.name, x, y, **options, seed=args.seed, progress=progress, **settings)
@@ -132,6 +149,8 @@ def choose_files(out: str | None, *, force: bool) -> tuple[Path, Path]:
         raise UsageError(f"--out is {out!r}; give a name that ends with .npz, not .truth.npz")
     if not path.parent.is_dir():
         raise UsageError(f"--out is {out!r}; the folder {str(path.parent)!r} does not exist")
+    if not os.access(path.parent, os.W_OK):
+        raise UsageError(f"--out is {out!r}; the folder {str(path.parent)!r} can not be written to")
     truth = path.with_name(f"{path.stem}.truth{_ENDING}")
     for each in (path, truth):
         if each.is_dir():
@@ -141,17 +160,30 @@ def choose_files(out: str | None, *, force: bool) -> tuple[Path, Path]:
     return path, truth
 
 
-def save(poisoned: Poisoned, name: str, out: Path, truth: Path) -> None:
-    """Writes both files under temporary names and renames them, the truth first."""
+def class_number(option: str, given: str | None, names: tuple[str, ...] | None) -> int | None:
+    """The number of a class that was named by its number, or by its name where the data has names.
+
+    Raises:
+      UsageError: it is neither.
+    """
+    if given is None or (given.isascii() and given.isdigit() and len(given) < _DIGITS):
+        return None if given is None else int(given)
+    if names is not None and given in names:
+        return names.index(given)
+    known = f", or one of {', '.join(map(repr, names[:12]))}" if names is not None else ""
+    raise UsageError(f"{option} is {given!r}; give a class number from 0{known}")
+
+
+def save(poisoned: Poisoned, facts: dict[str, Any], out: Path, truth: Path) -> None:
+    """Writes both files under temporary names and renames them, the truth first.
+
+    Raises:
+      OutputError: if they can not be written there.
+    """
     import numpy as np
 
-    facts = {
-        "attack": name,
-        "kind": poisoned.kind,
-        "target": poisoned.target,
-        "source": poisoned.source,
-        "params": poisoned.params,
-    }
+    from jaxpoison.report.files import OutputError
+
     arrays = {
         truth: {
             "mask": poisoned.mask,
@@ -171,26 +203,37 @@ def save(poisoned: Poisoned, name: str, out: Path, truth: Path) -> None:
                 np.savez(file, **content)  # type: ignore[arg-type]
         for part, path in written:
             os.replace(part, path)
+    except OSError as error:
+        raise OutputError(
+            f"--out is {str(out)!r}: it can not be written ({error.strerror or error}); choose "
+            "another place"
+        ) from error
     finally:
         for part, _ in written:
             with contextlib.suppress(FileNotFoundError):
                 part.unlink()
 
 
-def summarise(poisoned: Poisoned, name: str, out: Path, truth: Path) -> dict[str, Any]:
+def summarise(poisoned: Poisoned, facts: dict[str, Any], out: Path, truth: Path) -> dict[str, Any]:
     """What was done, as JSON has it."""
     return {
-        "attack": name,
-        "kind": poisoned.kind,
+        **facts,
         "rows": len(poisoned.y),
         "poisoned": int(poisoned.mask.sum()),
         "cover": int(poisoned.cover.sum()),
-        "target": poisoned.target,
-        "source": poisoned.source,
-        "params": poisoned.params,
         "out": str(out),
         "truth": str(truth),
     }
+
+
+def unchanged(poisoned: Poisoned, x: np.ndarray) -> int:
+    """Poisoned rows that are what they were: no detector can find them."""
+    import numpy as np
+
+    rows = np.flatnonzero(poisoned.mask)
+    rows = rows[poisoned.y[rows] == poisoned.y_true[rows]]
+    same = poisoned.x[rows] == x[poisoned.origin[rows]]
+    return int(same.all(axis=tuple(range(1, same.ndim))).sum())
 
 
 def sentence(summary: dict[str, Any]) -> str:
@@ -199,8 +242,14 @@ def sentence(summary: dict[str, Any]) -> str:
 
     rows, bad = summary["rows"], summary["poisoned"]
     parts = [f"{summary['attack']}: {bad:,} of {rows:,} rows poisoned ({100 * bad / rows:.2f} %)"]
+    same = summary["unchanged"]
+    parts += [f"{same:,} of them as they were, label and inputs"] if same else []
     parts += [f"{summary['cover']:,} cover rows"] if summary["cover"] else []
-    parts += [f"{key} {summary[key]}" for key in ("target", "source") if summary[key] is not None]
+    names = summary["class_names"] or ()
+    for key in ("target", "source"):
+        if summary[key] is not None:
+            name = f" ({visible(names[summary[key]], 40)})" if names else ""
+            parts.append(f"{key} {summary[key]}{name}")
     paths = [f"{key}: {visible(Path(summary[key]), 1000)}" for key in ("out", "truth")]
     return "\n".join([", ".join(parts), *paths])
 
@@ -246,17 +295,6 @@ def rate(text: str) -> float:
         raise argparse.ArgumentTypeError(
             f"must be a number above 0 and at most 1, such as 0.01; got {text!r}"
         )
-    return value
-
-
-def label(text: str) -> int:
-    """Parses --target and --source."""
-    try:
-        value = int(text)
-    except ValueError:
-        value = -1
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"must be a class number of at least 0; got {text!r}")
     return value
 
 
