@@ -16,7 +16,7 @@ from jaxpoison.cli import main
 from jaxpoison.evaluate import runner
 from jaxpoison.evaluate.suites import Case, SetSpec
 
-DOCUMENT = {"not_done": []}
+DOCUMENT = {"not_done": [], "clean": [{}], "poisoned": []}
 
 
 @pytest.fixture

@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 
 import jaxpoison
-from jaxpoison._check import DataError
 from jaxpoison.attacks import Poisoned
-from jaxpoison.evaluate import measure, records, retrain, runner
+from jaxpoison.evaluate import measure, retrain, runner
 from jaxpoison.evaluate.markdown import render_markdown
 from jaxpoison.evaluate.page import render_page
 from jaxpoison.evaluate.sets import Split
@@ -112,13 +111,6 @@ def test_a_last_line_without_its_end_is_kept(scans, tmp_path):
     path.write_bytes(whole[:-1])
     runner.run_suite(TINY, tmp_path, set_names=["wine"], retrain=False)
     assert len(scans) == 4 and path.read_bytes() == whole
-
-
-def test_a_broken_line_in_the_middle_is_an_error(tmp_path):
-    path = tmp_path / "records.jsonl"
-    path.write_text('{"case": "a", "set": "b"}\n{"case": \n{"case": "c", "set": "b"}\n')
-    with pytest.raises(DataError, match="line 2"):
-        records.load(path)
 
 
 def test_what_was_not_retrained_is_run_again_when_it_shall_be(scans, trainings, tmp_path):

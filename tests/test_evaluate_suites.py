@@ -98,6 +98,9 @@ def test_a_suite_of_a_file_is_the_same_suite(tmp_path):
     path.write_text(json.dumps(held))
     expected = (SetSpec("a", "sklearn:wine", cases=("clean",)),), (Case("clean", "clean"),), (4,)
     assert load_suite(str(path)) == Suite("mine", *expected)
+    path.write_text("[" * 100_000)
+    with pytest.raises(DataError, match="is no suite"):
+        load_suite(str(path))
 
 
 @pytest.mark.parametrize(
@@ -110,6 +113,18 @@ def test_a_suite_of_a_file_is_the_same_suite(tmp_path):
         ({"sets": [{"name": "a", "data": "x", "prepare": "thin"}]}, "prepare"),
         ({"cases": [{"name": "a", "attack": "patch"}]}, "rate 0"),
         ({"cases": [{"name": "a", "attack": "patch", "rate": 0.1, "of": "all"}]}, "'all'"),
+        ({"cases": [{"name": "a", "attack": "patch", "rate": float("nan")}]}, "rate nan"),
+        ({"cases": [{"name": "a", "attack": "patch", "rate": float("inf")}]}, "rate inf"),
+        ({"cases": [{"name": "a", "attack": "patch", "rate": True}]}, "rate is True"),
+        ({"cases": [{"name": "a", "attack": "clean", "options": None}]}, "options is None"),
+        ({"cases": [{"name": "a", "attack": "clean", "sets": "ggg"}]}, "sets is 'ggg'"),
+        ({"cases": [{"name": 5, "attack": "clean"}]}, "name is 5"),
+        ({"sets": [{"name": "a", "data": 5}]}, "data is 5"),
+        ({"sets": [{"name": "a", "data": "x", "rows": 10.5}]}, "rows is 10.5"),
+        ({"sets": [{"name": "a", "data": "x", "cases": {"a": 1}}]}, "cases is"),
+        ({"seeds": [1.7]}, "seeds"),
+        ({"seeds": "012"}, "seeds"),
+        ({"seeds": [2**70]}, "seeds"),
     ],
 )
 def test_a_wrong_suite_says_what_is_wrong(change, word, tmp_path):

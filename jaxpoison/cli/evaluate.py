@@ -12,7 +12,7 @@ from jaxpoison.cli.scan import MAX_SEED
 if TYPE_CHECKING:
     from jaxpoison.evaluate.measure import Task
 
-FAILED = 2
+FAILED, NOTHING = 2, 3
 _MOST_SEEDS = 1000
 
 _EXAMPLES = """\
@@ -91,6 +91,9 @@ def run(args: argparse.Namespace) -> int:
         )
     if not args.quiet:
         output.emit(f"tables: {visible(args.out, 1000)}/evaluation.html")
+    if not document["clean"] and not document["poisoned"] and not failed:
+        output.complain("jaxpoison: nothing was measured: every case was refused")
+        return NOTHING
     return FAILED if failed else 0
 
 

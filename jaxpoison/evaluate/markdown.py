@@ -9,6 +9,9 @@ from jaxpoison.evaluate._notes import METHOD
 from jaxpoison.evaluate.views import Field, Table, sections
 from jaxpoison.report import _text
 
+HEADING = "# Evaluation"
+"""First line of the page."""
+
 _LONGEST = 400
 _MARKUP = re.compile(r"([\\`*_\[\]<>|#!~&$])")
 
@@ -24,7 +27,7 @@ def render_markdown(document: dict[str, Any]) -> str:
     """
     seeds = ", ".join(map(str, document["seeds"])) or "none"
     lines = [
-        "# Evaluation",
+        HEADING,
         "",
         f"Made by `jaxpoison evaluate`. Suite {plain(document['suite'])} (version "
         f"{document['suite_version']}), jaxpoison {plain(', '.join(document['versions']))}, seeds "

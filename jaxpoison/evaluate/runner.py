@@ -12,9 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jaxpoison
 from jaxpoison._check import NothingToScan, UsageError
 from jaxpoison.evaluate import measure, planting, records, sets
-from jaxpoison.evaluate.files import check_folder, write_tables
+from jaxpoison.evaluate.files import check_docs, check_folder, write_tables
 from jaxpoison.evaluate.measure import Task
 from jaxpoison.evaluate.suites import Suite, load_suite, on_own_data
 from jaxpoison.evaluate.tables import summarise
@@ -71,12 +72,16 @@ def run_suite(
     elif labels is not None:
         raise UsageError(f"labels: {labels} is given without data; name what they belong to")
     folder = check_folder(out)
-    chosen = _chosen(suite, set_names, attacks)
-    held = {records.key_of(each): each for each in records.load(folder / records.FILE_NAME)}
+    if docs is not None:
+        check_docs(docs)
+    chosen, path = _chosen(suite, set_names, attacks), folder / records.FILE_NAME
+    held = {records.key_of(r): r for r in records.load(path, repair=not render_only)}
     if not render_only:
         tasks = _tasks(chosen, suite.seeds if seeds is None else seeds, rows, retrain)
+        contents = {spec.name: sets.content(spec) for spec in chosen.sets}
+        held = {key: r for key, r in held.items() if not _is_stale(r, contents)}
         folder.mkdir(parents=True, exist_ok=True)
-        _run_all(tasks, folder / records.FILE_NAME, held, isolate, progress)
+        _run_all(tasks, path, held, contents, isolate, progress)
     mine = [r for r in _of(chosen, rows, held) if seeds is None or r["seed"] in seeds]
     if not mine:
         raise NothingToScan(f"{folder}: holds no record of these cases; run them first")
@@ -140,10 +145,17 @@ def _is_done(task: Task, held: dict[tuple[Any, ...], dict[str, Any]]) -> bool:
     return record["status"] == "refused" or not task.retrain or record["retrain"] is not None
 
 
+def _is_stale(record: dict[str, Any], contents: dict[str, str | None]) -> bool:
+    """Whether a record is of what a user's file held before."""
+    now = contents.get(record["set"])
+    return now is not None and record.get("content", now) != now
+
+
 def _run_all(
     tasks: list[Task],
     path: Path,
     held: dict[tuple[Any, ...], dict[str, Any]],
+    contents: dict[str, str | None],
     isolate: bool,
     progress: ProgressFn | None,
 ) -> None:
@@ -156,9 +168,13 @@ def _run_all(
             progress(done, total, task, None)
         try:
             record = run_apart(task) if isolate else measure.run(task)
+            records.to_line(record)
         except Exception as error:  # one broken case must not cost the night's other ones
             reason = f"{type(error).__name__}: {error}"[:_ERROR_CHARACTERS]
-            record = {**task.header(), "status": "failed", "reason": reason}
+            header = {**task.header(), "version": jaxpoison.__version__}
+            record = {**header, "status": "failed", "reason": reason}
+        if contents[task.spec.name] is not None:
+            record["content"] = contents[task.spec.name]
         records.append(path, record)
         held[records.key_of(record)] = record
         done += 1
@@ -172,8 +188,6 @@ def run_apart(task: Task) -> dict[str, Any]:
     Raises:
         RuntimeError: The process died; the message holds the end of what it said.
     """
-    import jaxpoison
-
     root = str(Path(jaxpoison.__file__).resolve().parent.parent)
     places = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
     done = subprocess.run(

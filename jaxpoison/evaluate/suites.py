@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from inspect import signature
+from math import inf
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +24,13 @@ CLEAN = "clean"
 TABLE = "table"
 PREPARATIONS = ("long_tail", "honest_noise", TABLE)
 _RATES_OF = ("rows", "target")
+_MOST_SEED = 2**32 - 1
+_NO = type(None)
+_FIELDS: dict[str, tuple[Any, ...]] = {
+    "name": (str,), "data": (str,), "labels": (str, _NO), "rows": (int, _NO),
+    "prepare": (str, _NO), "cases": (list, _NO), "note": (str,), "attack": (str,),
+    "rate": (float,), "of": (str,), "thin": (float,), "options": (dict,), "sets": (list, _NO),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -198,16 +206,19 @@ def load_suite(name: str) -> Suite:
         held = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(held, dict):
             raise ValueError("it must hold one object")
+        seeds = held.get("seeds", [0])
+        if not isinstance(seeds, list) or not all(_is(seed, int) for seed in seeds):
+            raise ValueError(f"seeds {seeds!r}; give a list of integers")
         suite = Suite(
             str(held.get("name", path.stem)),
             tuple(make(SetSpec, each) for each in held["sets"]),
             tuple(make(Case, each) for each in held["cases"]),
-            tuple(int(seed) for seed in held.get("seeds", [0])),
+            tuple(dict.fromkeys(seeds)),
         )
         _check(suite)
     except KeyError as error:
         raise DataError(f"suite {name}: {error} is missing") from error
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, OSError, RecursionError) as error:
         raise DataError(f"suite {name}: is no suite ({error})") from error
     return suite
 
@@ -245,7 +256,19 @@ def make(kind: Callable[..., T], held: Any) -> T:
     if not isinstance(held, dict) or set(held) - known:
         odd = sorted(set(held) - known) if isinstance(held, dict) else held
         raise ValueError(f"{odd} is no part of a set or case; known: {', '.join(sorted(known))}")
+    for name, value in held.items():
+        if not any(_is(value, each) for each in _FIELDS[name]):
+            raise ValueError(f"{name} is {value!r}; its type is wrong")
     return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in held.items()})
+
+
+def _is(value: Any, kind: Any) -> bool:
+    """Whether a value of JSON is of a kind: a list is one of names, and true is no number."""
+    if kind is list:
+        return isinstance(value, list | tuple) and all(isinstance(each, str) for each in value)
+    if kind is float:
+        kind = (int, float)
+    return isinstance(value, kind) and not isinstance(value, bool)
 
 
 def _check(suite: Suite) -> None:
@@ -254,15 +277,15 @@ def _check(suite: Suite) -> None:
         names = [one.name for one in each]
         if not names or len(set(names)) < len(names):
             raise ValueError(f"{what}s need names of their own, got {names}")
-    if not suite.seeds or min(suite.seeds) < 0:
-        raise ValueError(f"seeds {suite.seeds}; give integers from 0 on")
+    if not suite.seeds or min(suite.seeds) < 0 or max(suite.seeds) > _MOST_SEED:
+        raise ValueError(f"seeds {suite.seeds}; give integers from 0 to {_MOST_SEED}")
     for spec in suite.sets:
         if spec.prepare not in (None, *PREPARATIONS):
             raise ValueError(f"prepare {spec.prepare!r}; known: {', '.join(PREPARATIONS)}")
         if spec.rows is not None and spec.rows < 1:
             raise ValueError(f"rows {spec.rows}; give at least 1")
     for case in suite.cases:
-        if case.of not in _RATES_OF or not 0 < case.thin <= 1 or case.rate < 0:
+        if case.of not in _RATES_OF or not 0 < case.thin <= 1 or not 0 <= case.rate < inf:
             raise ValueError(
                 f"case {case.name!r}: rate {case.rate} of {case.of!r}, thin {case.thin}; give a "
                 "rate from 0, of 'rows' or 'target', and thin above 0 and up to 1"
