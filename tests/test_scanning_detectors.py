@@ -11,7 +11,7 @@ from jaxpoison import scan
 from jaxpoison._check import UsageError
 from jaxpoison._types import DEFAULT_DETECTORS, DETECTOR_NAMES, NEEDS, OF_GRADIENTS, Scores
 from jaxpoison.detect import registry
-from jaxpoison.scanning import Method
+from jaxpoison.scanning import Method, ScanPlan, forecast
 from scan_data import OF_TRAINING, check_consistent, digits, quick, small
 
 
@@ -50,6 +50,12 @@ def test_which_detectors_a_method_names():
     assert Method(detectors=("mixture", "spectral", "mixture")).names == ("spectral", "mixture")
     named = Method(detectors=("user:b", "all", "user:a", "user:b", "strip")).names
     assert named == (*DETECTOR_NAMES, "user:b", "user:a")
+
+
+def test_a_forecast_knows_which_detectors_are_there():
+    plan = ScanPlan("sklearn:wine", method=Method(detectors=("spectral", "user:nowhere")))
+    with pytest.raises(UsageError, match="nowhere"):
+        forecast(plan)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 
 import numpy as np
 import pytest
@@ -102,10 +103,21 @@ def test_bad_files_of_trusted_rows(tmp_path, text, words):
 
 def test_a_broken_npy_of_trusted_rows(tmp_path):
     path = tmp_path / "rows.npy"
-    for content in (b"", b"no array", b"\x93NUMPY\x01\x00"):
+    saved = io.BytesIO()
+    np.savez(saved, rows=np.arange(300))
+    header = "{'descr': '<i8', 'fortran_order': False, 'shape': (10000000000000,), }"
+    huge = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode()
+    for content, words in (
+        (b"", "npy signature"),
+        (b"no array", "npy signature"),
+        (b"\x93NUMPY\x01\x00", "truncated"),
+        (saved.getvalue(), "npy signature"),
+        (huge + bytes(64), "holds 64"),
+    ):
         path.write_bytes(content)
-        with pytest.raises(DataError, match="can not be read"):
+        with pytest.raises(DataError, match=words) as caught:
             trusted_rows(path, 600)
+        assert "rows.npy" in str(caught.value) and "allow_pickle" not in str(caught.value)
 
 
 def test_trusted_rows_are_numbered_as_in_the_input():

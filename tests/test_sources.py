@@ -235,6 +235,11 @@ def test_text_labels_are_numbered_in_sorted_order(tmp_path):
     sources = [open_source(case) for case in cases]
     sources += [open_source(x, names), open_source(x, np.array(names, dtype=object))]
     sources += [open_source(x, tmp_path / "plain.parquet")]
+    np.savez(tmp_path / "plain.npz", x=x, y=np.array(names))
+    np.savez_compressed(tmp_path / "small.npz", x=x, y=np.array(names, ">U9"))
+    np.save(tmp_path / "y.npy", np.array(names))
+    sources += [open_source(tmp_path / name) for name in ("plain.npz", "small.npz")]
+    sources += [open_source(x, tmp_path / "y.npy")]
     for source in sources:
         assert (source.schema.class_names, source.labels().tolist()) == expected
     assert len({source.fingerprint() for source in sources}) == 1

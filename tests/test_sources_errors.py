@@ -128,6 +128,7 @@ def ipc_bytes(table):
 LISTS = pa.FixedSizeListArray.from_arrays(pa.array(X.ravel()), 2)
 HUGE = "{'descr': '<f4', 'fortran_order': False, 'shape': (4611686018427387904, 4), }"
 OBJECTS = np.array([[1], [2, 3]], dtype=object)
+NO_TEXT = np.full(24, 0xFFFFFFFF, np.uint32).view("<U4")  # beyond the last character
 EVIL = "\x1b[31mred\x1b[0m"
 
 FILES = [  # file name, content, what is opened (None: the file), words
@@ -141,7 +142,9 @@ FILES = [  # file name, content, what is opened (None: the file), words
     ("mnist.npz", saved_npz(x_train=X, y_train=Y), "mnist.npz#val", ["'x_val'", "mnist.npz#train"]),
     ("a.npz", saved_npz(x=X, y=Y[:4]), None, ["member 'y'", "4 labels for 6 rows"]),
     ("a.npz", saved_npz(x=X, y=Y.astype(float)), None, ["member 'y'", "astype(np.int64)"]),
-    ("a.npz", saved_npz(x=X, y=Y.astype(str)), None, ["labels are text", "np.unique"]),
+    ("a.npz", saved_npz(x=X, y=Y.astype(bytes)), None, ["labels are text", "np.unique"]),
+    ("a.npz", saved_npz(x=X, y=Y.astype("U300")), None, ["labels are text", "np.unique"]),
+    ("a.npz", saved_npz(x=X, y=NO_TEXT), None, ["member 'y'", "damaged text"]),
     ("a.npz", saved_npz(x=X, y=Y - 1), None, ["row 0 is -1"]),
     ("a.npz", saved_npz(x=OBJECTS, y=Y), None, ["member 'x'", "object dtype", "never loaded"]),
     ("a.npz", saved_npz(x=X, y=Y.astype(object)), None, ["member 'y'", "object dtype"]),

@@ -17,6 +17,8 @@ from jaxpoison.detect._head import fit_head, mean_responsibility
 from jaxpoison.detect.influence import Targets
 from jaxpoison.scanning import Method, ScanPlan, evidence
 from jaxpoison.scanning.spaces import Space
+from jaxpoison.scanning.targets import read_targets
+from jaxpoison.sources import open_source
 from scan_data import TARGET, X, Y, check_consistent, digits, flat, patched, quick
 
 KEY = jax.random.key(0)
@@ -268,6 +270,20 @@ def test_labels_as_text():
     assert np.array_equal(texts.scores["influence"], numbers.scores["influence"])
     with pytest.raises(DataError, match="'cow' is unknown"):
         quick(X, names, target=(X[:1], ["cow"]))
+
+
+def test_texts_are_numbered_as_the_data_numbers_them(tmp_path):
+    """A few rows hold a few of the names: their own order would be another one."""
+    data, path = open_source(X, np.array(["cat", "dog", "eel"])[Y]), tmp_path / "t.npz"
+    np.savez(path, x=X[:2], y=np.array(["eel", "dog"]))
+    names = data.schema.class_names
+    for given in (path, (X[:2], ["eel", "dog"]), (X[:2], np.array(["eel", "dog"], object))):
+        assert read_targets(given, data, np.arange(3), names).labels.tolist() == [2, 1]
+        with pytest.raises(DataError, match="labels of the data are numbers"):
+            read_targets(given, open_source(X, Y), np.arange(3))
+    np.savez(path, x=X[:2], y=np.array(["eel", "cow"]))
+    with pytest.raises(DataError, match="'cow' is unknown"):
+        read_targets(path, data, np.arange(3), names)
 
 
 def test_labels_need_not_be_dense():

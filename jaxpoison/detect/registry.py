@@ -39,6 +39,22 @@ def available() -> dict[str, EntryPoint]:
     return dict(sorted(out.items()))
 
 
+def require(name: str) -> EntryPoint:
+    """The entry point of a detector, which is not imported.
+
+    Raises:
+        UsageError: There is none of that name.
+    """
+    points = available()
+    if name not in points:
+        known = ", ".join(points) or "none is installed"
+        raise UsageError(
+            f"no detector named {name!r} in the entry points {GROUP!r} (there: {known}); "
+            "install the package that offers it, or correct the name"
+        )
+    return points[name]
+
+
 def load(name: str) -> Detector:
     """Imports one detector.
 
@@ -51,14 +67,7 @@ def load(name: str) -> Detector:
     Raises:
         UsageError: No such entry point, it does not import, or what it names is no detector.
     """
-    points = available()
-    if name not in points:
-        known = ", ".join(points) or "none is installed"
-        raise UsageError(
-            f"no detector named {name!r} in the entry points {GROUP!r} (there: {known}); "
-            "install the package that offers it, or correct the name"
-        )
-    point = points[name]
+    point = require(name)
     try:
         found = point.load()
         if inspect.isclass(found):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
 from jaxpoison import calibrate
-from jaxpoison._types import OF_GRADIENTS
+from jaxpoison._types import OF_GRADIENTS, USER_PREFIX
+from jaxpoison.detect import registry
 from jaxpoison.models import Model
 from jaxpoison.report import Report
 from jaxpoison.scanning import evidence as gathering
@@ -91,7 +93,7 @@ def scan(
         trusted=None if trusted is None else name_of(trusted),
         target=None if target is None else name_of(target),
         method=Method(
-            detectors=None if detectors is None else tuple(detectors),
+            detectors=_as_names(detectors),
             seed=seed,
             fdr=fdr,
             drop_nonfinite=drop_nonfinite,
@@ -102,6 +104,12 @@ def scan(
         source = open_source(x, y)
         rows = None if features is None else open_source(features, role="features")
         return _run(plan, source, rows, trusted, target, model, progress or silent, how)
+
+
+def _as_names(detectors: Any) -> Any:
+    """Any collection of names as a tuple; anything else for the plan to refuse."""
+    is_many = isinstance(detectors, Iterable) and not isinstance(detectors, str)
+    return tuple(detectors) if is_many else detectors
 
 
 def run(
@@ -227,7 +235,11 @@ def forecast(plan: ScanPlan) -> dict[str, Any]:
 
     Raises:
         DataError: The data can not be opened.
+        UsageError: A detector is not installed.
     """
+    for name in plan.names:
+        if name.startswith(USER_PREFIX):
+            registry.require(name.removeprefix(USER_PREFIX))
     source = open_source(plan.data, plan.labels)
     labels = require_labels(source)
     dense = np.unique(labels, return_inverse=True)[1].astype(np.int32)

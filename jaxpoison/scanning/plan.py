@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from numbers import Integral, Real
 from typing import Any
 
 from jaxpoison._check import UsageError
@@ -41,16 +43,19 @@ class Method:
         Raises:
             UsageError: One of them makes no sense.
         """
-        unknown = sorted(n for n in self.detectors or () if not _is_known(n))
-        if unknown or self.detectors == ():
+        names = () if self.detectors is None else self.detectors
+        if isinstance(names, str) or not isinstance(names, Sequence):
+            raise UsageError(f"detectors: {names!r}; give a list of names, such as ['spectral']")
+        unknown = sorted({str(n) for n in names if not _is_known(n)})
+        if unknown or (self.detectors is not None and not names):
             raise UsageError(
                 f"detectors: {unknown or 'an empty list'}; choose from "
                 f"{', '.join(DETECTOR_NAMES)}, {ALL_DETECTORS}, or {USER_PREFIX}NAME"
             )
-        if not 0.0 < self.fdr < 1.0:
-            raise UsageError(f"fdr: {self.fdr}; give a share above 0 and below 1, such as 0.05")
-        if not 0 <= self.seed < 2**32:
-            raise UsageError(f"seed: {self.seed}; give an integer from 0 to 4294967295")
+        if not _is_number(self.fdr, Real) or not 0.0 < self.fdr < 1.0:
+            raise UsageError(f"fdr: {self.fdr!r}; give a share above 0 and below 1, such as 0.05")
+        if not _is_number(self.seed, Integral) or not 0 <= self.seed < 2**32:
+            raise UsageError(f"seed: {self.seed!r}; give an integer from 0 to 4294967295")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -61,6 +66,10 @@ class Method:
         own = [name for name in DETECTOR_NAMES if is_all or name in self.detectors]
         others = [name for name in self.detectors if name.startswith(USER_PREFIX)]
         return (*own, *dict.fromkeys(others))
+
+
+def _is_number(value: object, kind: type) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
 
 
 def _is_known(name: object) -> bool:

@@ -43,7 +43,7 @@ def read_targets(
             the rows of ``like``, y the labels that the model gave them or that are in dispute.
         like: What x must look like.
         classes: Distinct labels of the data, ascending.
-        class_names: Of the data, if its labels were text: y may be text too then.
+        class_names: Of the data, if its labels were text: y may be, and is numbered by them.
 
     Raises:
         UsageError: Another kind of file or object.
@@ -52,7 +52,10 @@ def read_targets(
     """
     is_file = isinstance(given, str) or hasattr(given, "__fspath__")
     name = f"target {str(given)!r}" if is_file else "target"
-    source, labels = _file(Path(given), name) if is_file else _arrays(given, name, class_names)
+    if is_file:
+        source, labels = _file(Path(given), name, class_names)
+    else:
+        source, labels = _arrays(given, name, class_names)
     _require_alike(source, like, name)
     bad = inspect(source).nonfinite
     if len(bad):
@@ -94,7 +97,7 @@ def _features(block: Block, model: Model) -> Array:
     return features.reshape(*block.mask.shape, -1)
 
 
-def _file(path: Path, name: str) -> tuple[Source, HostArray]:
+def _file(path: Path, name: str, class_names: tuple[str, ...] | None) -> tuple[Source, HostArray]:
     if path.suffix.lower() != ".npz":
         raise UsageError(f"{name}: give a file that ends in .npz, with members x and y")
     try:
@@ -112,6 +115,8 @@ def _file(path: Path, name: str) -> tuple[Source, HostArray]:
     except JaxpoisonError as error:  # no rows
         raise DataError(f"{name}: {error}; give at least one target") from error
     assert labels is not None  # members has seen them
+    if (own := source.schema.class_names) is not None:
+        labels = _numbered(np.array(own)[labels], name, class_names)
     return source, labels
 
 
@@ -124,14 +129,8 @@ def _arrays(given: Any, name: str, class_names: tuple[str, ...] | None) -> tuple
             "these keys, or the name of an .npz file"
         ) from error
     y = np.asarray(y)
-    if y.dtype.kind in "US" and class_names is not None:
-        number = {text: k for k, text in enumerate(class_names)}
-        unknown = [text for text in y.ravel().tolist() if text not in number]
-        if unknown:
-            raise DataError(
-                f"{name}: label {unknown[0]!r} is unknown; the data has {listing(list(number))}"
-            )
-        y = np.array([number[text] for text in y.ravel().tolist()]).reshape(y.shape)
+    if _is_text(y):
+        y = _numbered(y, name, class_names)
     try:
         source = open_source(x, y)
     except DataError as error:
@@ -141,6 +140,28 @@ def _arrays(given: Any, name: str, class_names: tuple[str, ...] | None) -> tuple
     labels = source.labels()
     assert labels is not None
     return source, labels
+
+
+def _is_text(y: HostArray) -> bool:
+    return y.dtype.kind == "U" or (
+        y.dtype.kind == "O" and y.size > 0 and all(isinstance(each, str) for each in y.ravel())
+    )
+
+
+def _numbered(y: HostArray, name: str, class_names: tuple[str, ...] | None) -> HostArray:
+    """Text labels by the numbers that the data gives them."""
+    if class_names is None:
+        raise DataError(
+            f"{name}: labels are text, the labels of the data are numbers; give y as numbers too"
+        )
+    number = {text: k for k, text in enumerate(class_names)}
+    unknown = [text for text in y.ravel().tolist() if text not in number]
+    if unknown:
+        raise DataError(
+            f"{name}: label {unknown[0]!r} is unknown; the data has {listing(list(number))}"
+        )
+    numbers = [number[text] for text in y.ravel().tolist()]
+    return np.array(numbers, np.int64).reshape(y.shape)
 
 
 def _require_alike(source: Source, like: Source, name: str) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from jaxpoison._check import DataError, UsageError
 from jaxpoison._types import HostArray
 from jaxpoison.calibrate import MIN_TRUSTED
+from jaxpoison.sources.npy import open_npy
 
 _ENDINGS = (".npy", ".txt", ".csv")
 
@@ -34,10 +35,7 @@ def trusted_rows(given: Any, num_rows: int) -> HostArray:
     name = f"trusted {str(given)!r}" if is_file else "trusted"
     values = _read(Path(given), name) if is_file else _array(given)
     if values.ndim != 1 or values.dtype.kind not in "biu":
-        raise UsageError(
-            f"{name}: shape {values.shape} and type {values.dtype}; give row numbers as a list of "
-            "integers, or a mask with one bool for each row"
-        )
+        raise UsageError(_unlike(name, values.shape, values.dtype))
     if values.dtype == np.bool_:
         if len(values) != num_rows:
             raise DataError(
@@ -64,6 +62,13 @@ def require_enough(mask: HostArray, name: str = "trusted") -> None:
         )
 
 
+def _unlike(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> str:
+    return (
+        f"{name}: shape {shape} and type {dtype}; give row numbers as a list of integers, or a "
+        "mask with one bool for each row"
+    )
+
+
 def _array(given: Any) -> HostArray:
     try:
         values = np.asarray(given)
@@ -87,18 +92,27 @@ def _mask(rows: HostArray, num_rows: int, name: str) -> HostArray:
     return mask
 
 
+def _npy(path: Path, name: str) -> HostArray:
+    """The array of a .npy file; nothing is unpickled, or taken memory for on its header's word."""
+    column = open_npy(path, name)
+    if len(column.shape) != 1:
+        raise UsageError(_unlike(name, column.shape, column.dtype))
+    values = np.array(column.read(0, column.shape[0]))
+    column.close()
+    return values
+
+
 def _read(path: Path, name: str) -> HostArray:
     if path.suffix.lower() not in _ENDINGS:
         raise UsageError(f"{name}: give a file that ends in {', '.join(_ENDINGS)}")
     try:
         if path.suffix.lower() == ".npy":
-            values: HostArray = np.load(path, allow_pickle=False)
-            return values
+            return _npy(path, name)
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
         reason = error.strerror or str(error)
         raise DataError(f"{name}: can not be read: {reason}; check the path") from error
-    except (ValueError, EOFError) as error:  # no array, Python objects, no text
+    except UnicodeDecodeError as error:
         raise DataError(f"{name}: can not be read: {error}; save row numbers anew") from error
     return np.array(_integers(lines, name), np.int64)
 

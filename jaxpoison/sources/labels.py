@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,6 +10,9 @@ import numpy as np
 from jaxpoison._check import DataError
 
 from .base import Array, Column, quote
+
+_LONGEST_NAME = 4 * 256  # bytes of a label in a file: 256 characters
+_NAMES_AT_ONCE = 1 << 16
 
 
 class Labels(NamedTuple):
@@ -48,7 +52,7 @@ def check_dtype(dtype: np.dtype[Any], name: str) -> None:
         )
     if dtype.kind in "US":
         raise DataError(
-            f"{name}: labels are text ({dtype}); number them: "
+            f"{name}: labels are text of type {dtype}; number them: "
             "names, y = np.unique(y, return_inverse=True)"
         )
     if dtype.kind not in "biuf":
@@ -149,7 +153,24 @@ def read_labels(column: Column, *, rows: int, name: str) -> Labels:
         DataError: As ``check_labels``.
     """
     check_shape(column.shape, rows, name)
+    if column.dtype.kind == "U" and 0 < column.dtype.itemsize <= _LONGEST_NAME:
+        return _read_names(column, rows, name)
     check_dtype(column.dtype, name)
     values = column.read(0, rows)
     column.close()
     return Labels(check_labels(values, rows=rows, name=name), None)
+
+
+def _read_names(column: Column, rows: int, name: str) -> Labels:
+    """Text labels of a fixed width, a block at a time: only distinct names are held."""
+    codes, number = np.empty(rows, np.int64), dict[str, int]()
+    for start in range(0, rows, _NAMES_AT_ONCE):
+        stop = min(start + _NAMES_AT_ONCE, rows)
+        found, place = np.unique(column.read(start, stop), return_inverse=True)
+        native = np.ascontiguousarray(found.astype(found.dtype.newbyteorder("=")))
+        if native.view(np.uint32).max() > sys.maxunicode:  # numpy makes text of anything
+            raise DataError(f"{name}: labels are damaged text, not characters; save them again")
+        texts = native.tolist()
+        codes[start:stop] = np.array([number.setdefault(t, len(number)) for t in texts])[place]
+    column.close()
+    return number_names(codes, list(number), rows=rows, name=name)
