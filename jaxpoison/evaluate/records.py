@@ -20,8 +20,8 @@ _NOT_DONE: dict[str, tuple[type, ...]] = {"reason": (str,)}
 _DONE: dict[str, tuple[type, ...]] = {
     "version": (str,), "kind": (str, _NONE), "num_rows": (int,), "num_poisoned": (int,),
     "num_cover": (int,), "num_added": (int,), "scores": (dict,), "flags": (dict,),
-    "verdict": (str,), "kind_right": (bool, _NONE), "target_right": (bool, _NONE), "retrain": (dict, _NONE),
-    "seconds": (dict,),
+    "verdict": (str,), "kind_right": (bool, _NONE), "target_right": (bool, _NONE),
+    "retrain": (dict, _NONE), "seconds": (dict,),
 }  # fmt: skip
 _KEY = ("suite_version", "set", "case", "attack", "rate", "seed", "rows", "definition")
 
