@@ -6,6 +6,7 @@ import json
 import pickle
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -207,10 +208,10 @@ def test_fractions_are_not_added_to_integers(name):
 
 
 def test_copies_of_integers_do_not_wrap_around():
-    x = np.full((60, 5), 255, np.uint8)
-    x[:, 0] = np.arange(60)
-    out = run("flood_duplicates", x, np.arange(60) % 2, jitter=1.0)
-    assert (out.x[60:, 1:] == 255).all()
+    x = np.where(np.arange(60)[:, None] % 3, 255, 0).repeat(5, axis=1).astype(np.uint8)
+    out = run("flood_duplicates", x, np.arange(60) % 2, rate=0.5, jitter=0.1)
+    moved = np.abs(out.x[60:].astype(int) - x[out.origin[60:]])
+    assert 0 < moved.max() <= 0.6 * x.std()
 
 
 def test_columns_that_never_change_make_no_trigger():
@@ -232,6 +233,7 @@ def test_one_class_or_two_where_more_are_needed():
     [
         ({"name": None}, "unknown attack"),
         ({"rate": "a"}, "rate"),
+        ({"rate": True}, "rate"),
         ({"target": [1]}, "target"),
         ({"target": True}, "target"),
         ({"seed": 1.5}, "seed"),
@@ -246,6 +248,14 @@ def test_wrong_types_are_refused_by_name(arguments, word):
     given = {"name": "patch", "x": x, "y": y, **arguments}
     with pytest.raises(UsageError, match=word):
         poison(**given)
+
+
+def test_numbers_of_numpy_and_jax_are_numbers():
+    x, y = images()
+    plain = poison("patch", x, y, rate=0.1, target=3, seed=2)
+    for kind in (np.array, jnp.asarray):
+        same = poison("patch", x, y, rate=kind(0.1), target=kind(3), seed=kind(2))
+        assert np.array_equal(same.x, plain.x) and same.target == plain.target == 3
 
 
 def test_inputs_of_the_wrong_kind_are_refused():

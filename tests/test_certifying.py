@@ -251,6 +251,11 @@ def test_votes_that_lost_their_plan_serve_no_other(folder, monkeypatch):
 def test_a_key_of_the_labels_is_refused(folder):
     with pytest.raises(UsageError, match="holds the labels"):
         run(plan_of(key="y"))
+    with np.load(plan_of().data) as held:
+        x, names = held["x"], np.array(["cat", "dog", "eel"])[held["y"] % 3]
+    np.savez("named.npz", x=x, y=names)
+    with pytest.raises(UsageError, match="holds the labels"):
+        open_data(plan_of(data="named.npz", key="y"))
 
 
 @pytest.mark.parametrize("options", [{"decimals": 0}, {"key": "key.npy"}])

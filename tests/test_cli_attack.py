@@ -160,6 +160,17 @@ def test_settings_that_would_do_something_else(clean, capsys, arguments, fragmen
     assert fragment in error_line(capsys) and names() == ["clean.npz"]
 
 
+def test_names_that_are_numbers(clean, capsys):
+    """As text 10 comes before 2: class 2 is called 10."""
+    x, _ = clean
+    np.savez("named.npz", x=x, y=(np.arange(120) % 12).astype(str))
+    command = ["attack", "patch", "named.npz", "--out", "b.npz", "--rate", "0.1", "--target"]
+    assert main([*command, "2"]) == 4
+    assert "the name of class 4 and the number of another" in error_line(capsys)
+    assert main([*command, "0"]) == 0  # both
+    assert "target 0 (0)" in capsys.readouterr().out
+
+
 def test_rows_that_stay_as_they_were_are_counted(clean, capsys):
     x, y = clean
     np.savez("half.npz", x=np.where(np.arange(120)[:, None, None] % 2, x, 0), y=y)

@@ -57,6 +57,16 @@ def test_data_that_is_not_there_is_named_and_nothing_written(tmp_path, capsys, m
     assert list(tmp_path.iterdir()) == []
 
 
+def test_nothing_is_measured_where_all_is_refused(calls, capsys, monkeypatch):
+    refused = {"set": "a", "case": "b", "status": "refused", "reason": "few", "seeds": [0]}
+    held = {"not_done": [refused], "clean": [], "poisoned": []}
+    monkeypatch.setattr("jaxpoison.evaluate.run_suite", lambda *_, **__: held)
+    assert main(["evaluate", "--out", "o"]) == 3
+    assert "every case was refused" in capsys.readouterr().err
+    held["poisoned"] = [{}]
+    assert main(["evaluate", "--out", "o"]) == 0
+
+
 def test_what_is_not_given_keeps_the_suites_own(calls, capsys):
     assert main(["evaluate", "--out", "o"]) == 0
     given = calls[0]

@@ -11,7 +11,9 @@ import jaxpoison
 from jaxpoison._check import DataError, UsageError
 from jaxpoison.evaluate import records, runner
 from jaxpoison.evaluate.files import check_docs, check_folder
+from jaxpoison.evaluate.markdown import render_markdown
 from jaxpoison.evaluate.suites import Case, SetSpec, Suite
+from jaxpoison.evaluate.tables import summarise
 from jaxpoison.report.files import OutputError
 
 RECORD = {
@@ -92,8 +94,11 @@ def test_docs_take_the_place_of_nothing_but_an_evaluation(tmp_path):
     path = tmp_path / "made" / "page.md"
     assert check_docs(path) == path and not path.parent.exists()
     path.parent.mkdir()
-    for text in ("", "# Evaluation\n\nold"):
+    for text in ("", render_markdown(summarise([RECORD], CLEAN))):
         path.write_text(text)
+        check_docs(path)
+    path.write_text("# Evaluation of my students")
+    with pytest.raises(UsageError, match="something else"):
         check_docs(path)
     path.write_text("# My notes")
     for docs in (path, tmp_path, "", path / "below.md"):
@@ -137,6 +142,18 @@ def test_a_file_that_changed_is_scanned_anew(tmp_path, monkeypatch):
     np.savez(path, x=rng.normal(size=(160, 3)), y=np.arange(160) % 2)
     again = runner.run_suite(suite, tmp_path / "out", retrain=False)
     assert seen == [32, 128] and not again["clean"] and again["not_done"]
+
+
+def test_of_data_that_changed_the_last_content_counts(tmp_path):
+    path = tmp_path / "records.jsonl"
+    of = {"definition": "d-mine.npz-as is"}
+    old = [RECORD | of | {"seed": seed, "content": "old"} for seed in (0, 1)]
+    new = [RECORD | of | {"content": "new"}]
+    other = [RECORD | {"definition": "d-sklearn:wine-as is", "seed": seed} for seed in (0, 1)]
+    for before in (old, [RECORD | of | {"seed": 1}]):
+        path.write_text("".join(json.dumps(each) + "\n" for each in [*before, *other, *new]))
+        kept = [(each.get("content"), each["seed"]) for each in records.load(path)]
+        assert sorted(kept, key=str) == [("new", 0), (None, 0), (None, 1)]
 
 
 def test_rows_that_are_not_finite_are_refused_before_anything_is_run(tmp_path):

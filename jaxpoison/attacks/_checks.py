@@ -87,21 +87,17 @@ def float_rows(name: str, x: HostArray) -> None:
         )
 
 
-def poisoned_rows(name: str, before: HostArray, after: HostArray, *, same_labels: bool) -> None:
-    """Refuses rows that are not finite, or nearly all what they were.
-
-    Args:
-        name: Of the attack.
-        before: [m, ...] honest inputs.
-        after: [m, ...] poisoned ones.
-        same_labels: Whether the labels stay, so that the inputs are all that is poisoned.
-    """
-    flat = after.reshape(len(after), -1)
-    if after.dtype.kind == "f" and not np.isfinite(flat).all():
+def finite_rows(name: str, after: HostArray) -> None:
+    """Refuses poisoned rows that are not finite."""
+    if after.dtype.kind == "f" and not np.isfinite(after).all():
         raise UsageError(
             f"{name}: poisoned rows would hold values beyond {after.dtype}; give weaker settings"
         )
-    same = int((flat == before.reshape(len(before), -1)).all(axis=1).sum()) if same_labels else 0
+
+
+def changed_rows(name: str, before: HostArray, after: HostArray) -> None:
+    """Refuses poisoned inputs [m, ...] under honest labels that nearly all are what they were."""
+    same = int((after == before).all(axis=tuple(range(1, after.ndim))).sum())
     if len(after) - same < _LEAST_CHANGED * len(after):
         raise UsageError(
             f"{name}: {same} of {len(after)} rows would be poisoned in name only, with the inputs "

@@ -13,7 +13,7 @@ from jaxpoison._check import DataError, UsageError
 from jaxpoison._types import HostArray
 from jaxpoison.detect._detector import Key, host_rng
 
-from ._checks import as_arrays, num_rows, poisoned_rows
+from ._checks import as_arrays, changed_rows, finite_rows, num_rows
 from ._types import Kind, Poisoned
 
 MAX_UINT8 = 255
@@ -225,7 +225,9 @@ class Task:
         mask, is_cover = np.zeros(len(self), bool), np.zeros(len(self), bool)
         mask[rows] = True
         if x_rows is not None:
-            poisoned_rows(self.name, self.x[rows], x_rows, same_labels=labels is None)
+            finite_rows(self.name, x_rows)
+            if labels is None:
+                changed_rows(self.name, self.x[rows], x_rows)
             x[rows] = x_rows
         if labels is not None:
             y[rows] = labels

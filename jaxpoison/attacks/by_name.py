@@ -90,6 +90,7 @@ def poison(
     """
     attack = ATTACKS[known_name(name)]
     check_settings(name, settings)
+    rate, target, source, seed = (_scalar(each) for each in (rate, target, source, seed))
     _check_common(rate, {"target": target, "source": source}, seed)
     x, y = as_arrays(x, y)
     if attack.needs_model:
@@ -122,11 +123,11 @@ def check_settings(name: str, settings: dict[str, Any]) -> None:
                 f"{name} has no setting {setting!r}; it has {', '.join(known) or 'none'}"
             )
         if isinstance(value, bool) and not isinstance(known[setting], bool):
-            raise UsageError(f"{setting} is {value}; its default is {known[setting]!r}")
+            raise UsageError(f"{setting} is {value}; give a number or a name")
 
 
 def _check_common(rate: object, classes: dict[str, object], seed: object) -> None:
-    if rate is not None and not isinstance(rate, int | float | np.number):
+    if rate is not None and (isinstance(rate, bool) or not isinstance(rate, int | float)):
         raise UsageError(f"rate is {rate!r}; give a share above 0 and at most 1, such as 0.01")
     for argument, value in classes.items():
         if value is not None and not _is_whole(value):
@@ -135,5 +136,10 @@ def _check_common(rate: object, classes: dict[str, object], seed: object) -> Non
         raise UsageError(f"seed is {seed!r}; give an integer from 0 to {_SEEDS - 1}")
 
 
+def _scalar(value: Any) -> Any:
+    """A number of numpy or jax, or an array of one value without axes, as Python has it."""
+    return value.item() if hasattr(value, "item") and np.ndim(value) == 0 else value
+
+
 def _is_whole(value: object) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+    return isinstance(value, int) and not isinstance(value, bool)

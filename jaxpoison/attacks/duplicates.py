@@ -11,7 +11,7 @@ from jaxpoison._check import UsageError
 from jaxpoison._types import HostArray
 from jaxpoison.detect._detector import Key
 
-from ._checks import num_rows, on_or_off, poisoned_rows, row_numbers
+from ._checks import finite_rows, num_rows, on_or_off, row_numbers
 from ._common import Task, as_type, begin, value_range
 from ._types import Poisoned
 
@@ -66,7 +66,7 @@ def flood_duplicates(
     bases = _seeds(task, seeds, target, source)
     origin_of = bases[np.arange(count) % len(bases)]
     copies = _jittered(task, origin_of, jitter)
-    poisoned_rows(task.name, task.x[origin_of], copies, same_labels=False)
+    finite_rows(task.name, copies)
     params: dict[str, Any] = {"seeds": bases, "jitter": jitter, "added": added}
     if not added:
         free = np.setdiff1d(np.arange(len(task)), bases)

@@ -85,7 +85,7 @@ def tabular_trigger(
 def _columns(task: Task, columns: int | Sequence[int]) -> HostArray:
     d = task.x.shape[1]
     spans = np.ptp(task.x.astype(np.float64), axis=0)
-    if isinstance(columns, int):
+    if isinstance(columns, int | np.integer):
         varying = int((spans > 0).sum())
         if not 1 <= columns <= varying:
             raise UsageError(f"columns is {columns}; {varying} of {d} columns vary: give 1 to that")

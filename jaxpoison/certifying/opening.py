@@ -81,7 +81,7 @@ def open_data(plan: CertifyPlan) -> Opened:
         )
     x = _read(source)
     column = None if plan.key is None else read_key(plan.data, plan.key, len(source))
-    if column is not None and column.dtype.kind in "iu" and np.array_equal(column, y):
+    if column is not None and _is_labels(column, y, source.schema.class_names):
         raise UsageError(
             f"key: {plan.key!r} holds the labels, and a changed label would change the key; name a "
             "column of sources, clients or times"
@@ -98,6 +98,13 @@ def open_data(plan: CertifyPlan) -> Opened:
         test, notes = _open_test(plan, source)
     classes = _num_classes(plan, y, source.name)
     return Opened(train, y, test, column, source.schema, classes, notes)
+
+
+def _is_labels(column: HostArray, y: HostArray, names: tuple[str, ...] | None) -> bool:
+    """Whether a column holds the labels, as numbers or by their names."""
+    if column.dtype.kind in "iu":
+        return np.array_equal(column, y)
+    return names is not None and np.array_equal(column.astype(str), np.array(names)[y])
 
 
 def read_key(data: str, key: str, rows: int) -> HostArray:

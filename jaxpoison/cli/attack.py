@@ -79,10 +79,14 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("NAME or DATA is missing; name an attack (--list) and a dataset")
     out, truth = choose_files(args.out, force=args.force)
 
-    from jaxpoison.attacks.by_name import known_name
+    from jaxpoison.attacks.by_name import check_settings, known_name
     from jaxpoison.sources import open_source, require_labels
 
     known_name(args.name)  # before a dataset is read for it
+    settings = dict(args.settings)
+    for each in sorted(_OPTIONS & set(settings)):
+        raise UsageError(f"--set {each}={settings[each]!r}; give it as --{each}")
+    check_settings(args.name, settings)
     source = open_source(args.data, args.labels)
     y, names = require_labels(source), source.schema.class_names
     args.target = class_number("--target", args.target, names)
@@ -109,14 +113,10 @@ def run(args: argparse.Namespace) -> int:
 def attack(args: argparse.Namespace, x: np.ndarray, y: np.ndarray) -> Poisoned:
     """Runs the attack that was asked for, with progress shown where it trains a network."""
     from jaxpoison.attacks import poison
-    from jaxpoison.attacks.by_name import check_settings
     from jaxpoison.cli.progress import show_progress
 
     options = {"rate": args.rate, "target": args.target, "source": args.source}
     settings = dict(args.settings)
-    for name in _OPTIONS & set(settings):
-        raise UsageError(f"--set {name}={settings[name]!r}; give it as --{name}")
-    check_settings(args.name, settings)
     try:
         with show_progress(quiet=args.quiet or args.json) as progress:
             return poison(args.name, x, y, **options, seed=args.seed, progress=progress, **settings)
@@ -166,11 +166,20 @@ def class_number(option: str, given: str | None, names: tuple[str, ...] | None) 
     Raises:
       UsageError: it is neither.
     """
-    if given is None or (given.isascii() and given.isdigit() and len(given) < _DIGITS):
-        return None if given is None else int(given)
-    if names is not None and given in names:
-        return names.index(given)
-    known = f", or one of {', '.join(map(repr, names[:12]))}" if names is not None else ""
+    if given is None:
+        return None
+    is_number = given.isascii() and given.isdigit() and len(given) < _DIGITS
+    named = names.index(given) if names is not None and given in names else None
+    if is_number and named is not None and named != int(given):
+        raise UsageError(
+            f"{option} is {given!r}, which is the name of class {named} and the number of another; "
+            f"give {option} {named} with labels that are numbers"
+        )
+    if named is not None or is_number:
+        return int(given) if named is None else named
+    from jaxpoison.sources.base import listing as shown
+
+    known = f", or one of {shown(list(names))}" if names is not None else ""
     raise UsageError(f"{option} is {given!r}; give a class number from 0{known}")
 
 

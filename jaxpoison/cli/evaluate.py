@@ -33,7 +33,7 @@ def add_parser(commands: Any) -> None:
         help="measure the detectors against known attacks",
         description="Poisons real data sets in known ways, scans them with no hint, and measures "
         "what was found, what was flagged wrongly, and what retraining without the flags brings. "
-        "Exit status: 0 if every case was measured or refused, 2 if one failed.",
+        "Exit status: 0 if cases were measured, 2 if one failed, 3 if all were refused.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

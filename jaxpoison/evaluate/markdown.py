@@ -9,8 +9,8 @@ from jaxpoison.evaluate._notes import METHOD
 from jaxpoison.evaluate.views import Field, Table, sections
 from jaxpoison.report import _text
 
-HEADING = "# Evaluation"
-"""First line of the page."""
+HEADING = "# Evaluation\n\nMade by `jaxpoison evaluate`."
+"""Every page begins so."""
 
 _LONGEST = 400
 _MARKUP = re.compile(r"([\\`*_\[\]<>|#!~&$])")
@@ -27,9 +27,7 @@ def render_markdown(document: dict[str, Any]) -> str:
     """
     seeds = ", ".join(map(str, document["seeds"])) or "none"
     lines = [
-        HEADING,
-        "",
-        f"Made by `jaxpoison evaluate`. Suite {plain(document['suite'])} (version "
+        f"{HEADING} Suite {plain(document['suite'])} (version "
         f"{document['suite_version']}), jaxpoison {plain(', '.join(document['versions']))}, seeds "
         f"{seeds}.",
         "",

@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxpoison._check import UsageError
 from jaxpoison.attacks import ATTACKS, Poisoned
+from jaxpoison.attacks.by_name import check_settings
 from jaxpoison.evaluate.retrain import train
 from jaxpoison.evaluate.sets import Split, thin
 from jaxpoison.evaluate.suites import CLEAN, Case
@@ -51,6 +52,8 @@ def check(case: Case) -> None:
             f"case {case.name!r}: {case.attack} has no option {odd[0]!r}; known: "
             f"{', '.join(sorted(known))}"
         )
+    own = {k: v for k, v in case.options.items() if k not in ("target", "source", "model")}
+    check_settings(case.attack, own)
 
 
 def plant(case: Case, split: Split, *, seed: int) -> tuple[Poisoned | None, Split]:

@@ -34,7 +34,8 @@ def key_of(record: dict[str, Any]) -> tuple[Any, ...]:
 def load(path: Path, *, repair: bool = True) -> list[dict[str, Any]]:
     """The records of earlier runs; a last line that an interrupt tore off is cut away.
 
-    Of several records of one case the last counts. Nothing is cut that this program can not have
+    Of several records of one case the last counts, and of a user's data that changed those of the
+    last content. Nothing is cut that this program can not have
     begun to write.
 
     Args:
@@ -52,6 +53,7 @@ def load(path: Path, *, repair: bool = True) -> list[dict[str, Any]]:
     data = path.read_bytes()
     whole = data.rfind(b"\n") + 1
     held: dict[tuple[Any, ...], dict[str, Any]] = {}
+    latest: dict[tuple[str, str], str | None] = {}  # content of what was read last
     lines = data[:whole].splitlines()
     last = data[whole:]
     is_torn = bool(last) and _is_torn(last)
@@ -62,9 +64,15 @@ def load(path: Path, *, repair: bool = True) -> list[dict[str, Any]]:
             if record is None or wrong:
                 raise DataError(f"{path}: line {number} {wrong}; it is no record: remove that line")
             held[key_of(record)] = record
+            latest[_data_of(record)] = record.get("content")
     if last and repair:
         _repair(path, whole, b"" if is_torn else last)
-    return list(held.values())
+    return [record for record in held.values() if record.get("content") == latest[_data_of(record)]]
+
+
+def _data_of(record: dict[str, Any]) -> tuple[str, str]:
+    """What a record is of, whatever was done to it."""
+    return record["set"], str(record.get("definition")).partition("-")[2]
 
 
 def append(path: Path, record: dict[str, Any]) -> None:
@@ -109,7 +117,7 @@ def _fault(record: Any) -> str | None:
             return f"has no {name!r}"
         value = record[name]
         is_kind = isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))
-        if not is_kind or (isinstance(value, dict) and name != "params" and not _is_tree(value, 2)):
+        if not is_kind or (isinstance(value, dict) and not _is_tree(value, 2)):
             return f"has {str(value)[:40]!r} for {name!r}"
     return None
 

@@ -78,7 +78,7 @@ def run_suite(
     held = {records.key_of(r): r for r in records.load(path, repair=not render_only)}
     if not render_only:
         tasks = _tasks(chosen, suite.seeds if seeds is None else seeds, rows, retrain)
-        contents = {spec.name: sets.content(spec) for spec in chosen.sets}
+        contents = {spec.name: sets.content(spec) for spec in {task.spec for task in tasks}}
         held = {key: r for key, r in held.items() if not _is_stale(r, contents)}
         folder.mkdir(parents=True, exist_ok=True)
         _run_all(tasks, path, held, contents, isolate, progress)
@@ -148,7 +148,7 @@ def _is_done(task: Task, held: dict[tuple[Any, ...], dict[str, Any]]) -> bool:
 def _is_stale(record: dict[str, Any], contents: dict[str, str | None]) -> bool:
     """Whether a record is of what a user's file held before."""
     now = contents.get(record["set"])
-    return now is not None and record.get("content", now) != now
+    return now is not None and record.get("content") != now
 
 
 def _run_all(

@@ -26,6 +26,10 @@ PREPARATIONS = ("long_tail", "honest_noise", TABLE)
 _RATES_OF = ("rows", "target")
 _MOST_SEED = 2**32 - 1
 _NO = type(None)
+_SAID = {
+    str: "text", int: "a whole number", float: "a number", list: "a list of names",
+    dict: "an object", _NO: "null",
+}  # fmt: skip
 _FIELDS: dict[str, tuple[Any, ...]] = {
     "name": (str,), "data": (str,), "labels": (str, _NO), "rows": (int, _NO),
     "prepare": (str, _NO), "cases": (list, _NO), "note": (str,), "attack": (str,),
@@ -258,7 +262,8 @@ def make(kind: Callable[..., T], held: Any) -> T:
         raise ValueError(f"{odd} is no part of a set or case; known: {', '.join(sorted(known))}")
     for name, value in held.items():
         if not any(_is(value, each) for each in _FIELDS[name]):
-            raise ValueError(f"{name} is {value!r}; its type is wrong")
+            kinds = " or ".join(_SAID[each] for each in _FIELDS[name])
+            raise ValueError(f"{name} is {value!r}; give {kinds}")
     return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in held.items()})
 
 

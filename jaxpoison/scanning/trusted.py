@@ -112,7 +112,7 @@ def _read(path: Path, name: str) -> HostArray:
     except OSError as error:
         reason = error.strerror or str(error)
         raise DataError(f"{name}: can not be read: {reason}; check the path") from error
-    except UnicodeDecodeError as error:
+    except ValueError as error:  # no text, or no path
         raise DataError(f"{name}: can not be read: {error}; save row numbers anew") from error
     return np.array(_integers(lines, name), np.int64)
 

@@ -13,6 +13,7 @@ from .base import Array, Column, quote
 
 _LONGEST_NAME = 4 * 256  # bytes of a label in a file: 256 characters
 _NAMES_AT_ONCE = 1 << 16
+_SURROGATES = 0xD800, 0xDFFF  # halves of characters
 
 
 class Labels(NamedTuple):
@@ -168,7 +169,9 @@ def _read_names(column: Column, rows: int, name: str) -> Labels:
         stop = min(start + _NAMES_AT_ONCE, rows)
         found, place = np.unique(column.read(start, stop), return_inverse=True)
         native = np.ascontiguousarray(found.astype(found.dtype.newbyteorder("=")))
-        if native.view(np.uint32).max() > sys.maxunicode:  # numpy makes text of anything
+        letters = native.view(np.uint32)
+        is_half = (letters >= _SURROGATES[0]) & (letters <= _SURROGATES[1])
+        if letters.max() > sys.maxunicode or is_half.any():  # numpy makes text of anything
             raise DataError(f"{name}: labels are damaged text, not characters; save them again")
         texts = native.tolist()
         codes[start:stop] = np.array([number.setdefault(t, len(number)) for t in texts])[place]
