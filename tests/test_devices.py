@@ -76,6 +76,8 @@ VERBS = """
             rows = np.random.default_rng(1).normal(size=(count, 50, 4))
             members = (rows.astype(np.float32), np.ones((count, 50), np.float32))
             seen[f"spread{count}"] = digest(*stream.spread(moments, members, np.float32(2)))
+            turns = stream.spread(moments, members, np.float32(2), in_turn=True)
+            seen[f"in turn {count}"] = digest(*turns)
         for detector in (detect.SpectralSignatures(), detect.RobustMahalanobis(),
                          detect.SharedMixture(), detect.Spectre(), detect.ActivationClustering()):
             scores = detector.score(stream, key=jax.random.key(0))

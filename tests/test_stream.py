@@ -167,12 +167,13 @@ def test_fold_with_a_merge_of_its_own(monkeypatch):
     assert value == x[:, 0].max() and row == x[:, 0].argmax()
 
 
+@pytest.mark.parametrize("in_turn", [False, True])
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 64, 65, 130])
-def test_spread_is_a_loop(count):
+def test_spread_is_a_loop(count, in_turn):
     x = np.random.default_rng(0).normal(size=(count, 9, 3)).astype(np.float32)
     mask = (np.arange(9) < np.arange(count)[:, None] % 10).astype(np.float32)
     stream = data.stream_of(*table(10, 2))
-    sums, sizes = stream.spread(norm, (x, mask), np.float32(2.0))
+    sums, sizes = stream.spread(norm, (x, mask), np.float32(2.0), in_turn=in_turn)
     assert sums.shape == sizes.shape == (count,)
     want = (2.0 * x.astype(np.float64) * mask[..., None]).sum(axis=(1, 2))
     np.testing.assert_allclose(sums, want, rtol=1e-5, atol=1e-5)

@@ -64,7 +64,7 @@ class ActivationClustering:
         for group in by_class(stream, y, self.min_rows):
             draws = np.stack([self._draws(key, c, y.shape[1]) for c in group.classes])
             members = (group.x, group.mask, draws)
-            margin, small, width, weight = stream.spread(_cluster, members)
+            margin, small, width, weight = stream.spread(_cluster, members, in_turn=True)
             fill_rows(values, group.rows, group.mask, margin)
             fill_rows(candidates, group.rows, group.mask, small)
             statistic[group.classes] = width

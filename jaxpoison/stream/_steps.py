@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -143,3 +144,26 @@ def spread_step(shared: Any, members: Any, *, fn: Callable[..., Any], mesh: Mesh
         return _from_device(mapped)
 
     return _sharded(mesh, one)(shared, members)
+
+
+@partial(jax.jit, static_argnames=("mesh", "fn"))
+def spread_in_turn(
+    shared: Any, members: Any, counts: Any, *, fn: Callable[..., Any], mesh: Mesh
+) -> Any:
+    """The same, a member after the other, of the first ``counts[device]`` of each group."""
+
+    def one(shared: Any, operands: Any) -> Any:
+        members, count = _at_device(operands)
+
+        def of(i: Any) -> Any:
+            return fn(jax.tree.map(lambda a: a[i], members), *shared)
+
+        def step(i: Any, out: Any) -> Any:
+            return jax.tree.map(lambda all_, new: all_.at[i].set(new), out, of(i))
+
+        group = jax.tree.leaves(members)[0].shape[0]
+        shapes = jax.eval_shape(of, 0)
+        empty = jax.tree.map(lambda s: jnp.zeros((group, *s.shape), s.dtype), shapes)
+        return _from_device(jax.lax.fori_loop(0, count, step, empty))
+
+    return _sharded(mesh, one)(shared, (members, counts))

@@ -19,7 +19,15 @@ from ._engines import Engine, Feed, LocalEngine, ShardValue
 from ._keys import Unnamed, key_of_pass
 from ._records import Journal, Record, Unkept
 from ._rows import Rows, RowSource
-from ._steps import Stage, make_mesh, mesh_of_solvers, one_each, replicated, spread_step
+from ._steps import (
+    Stage,
+    make_mesh,
+    mesh_of_solvers,
+    one_each,
+    replicated,
+    spread_in_turn,
+    spread_step,
+)
 
 _GROUP_ROWS = 16_384  # rows of all members that one vmapped call of ``spread`` works on
 _GROUPS = (16, 32)  # fewest and most members of one, where that many rows allow
@@ -206,13 +214,18 @@ class Stream:
         assert out is not None
         return out
 
-    def spread(self, fn: Callable[..., Any], members: Any, *shared: Any) -> Any:
+    def spread(
+        self, fn: Callable[..., Any], members: Any, *shared: Any, in_turn: bool = False
+    ) -> Any:
         """``fn(member, *shared)`` for every member, members spread over the devices.
 
         Args:
             fn: Static, module-level; sees one member.
             members: Pytree whose leaves are stacked on the first axis.
             *shared: What every member sees.
+            in_turn: On CPUs, one member after the other. That is faster where a member alone is
+                much work, or some need many more steps than others: XLA:CPU is slow at products
+                of batches. Accelerators always get groups.
 
         Returns:
             Pytree of stacked host arrays. Groups have a size that follows from the members'
@@ -236,7 +249,12 @@ class Stream:
         out = []
         for start in range(0, count, step):
             part = jax.tree.map(partial(stack, start=start), members)
-            out.append(spread_step(shared, part, fn=fn, mesh=mesh))
+            if in_turn and mesh.devices.flat[0].platform == "cpu":
+                left = np.clip(count - start - group * np.arange(mesh.size), 0, group)
+                counts = jax.device_put(left.astype(np.int32), one_each(mesh))
+                out.append(spread_in_turn(shared, part, counts, fn=fn, mesh=mesh))
+            else:
+                out.append(spread_step(shared, part, fn=fn, mesh=mesh))
         flat = [jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), p) for p in jax.device_get(out)]
         return jax.tree.map(lambda *a: np.concatenate(a)[:count], *flat)
 
