@@ -5,7 +5,8 @@
 
 A cell of the first holds the true positives at 1 % false positives of the fused ranking, the share
 of the poison that was flagged, and the number of seeds that both are means over. The second says
-what a trigger does to a network that is retrained without the flagged rows. Without ``--readme``
+how often a trigger has its way with a network: trained on everything, without the flagged rows,
+and without exactly the planted rows. Without ``--readme``
 they are printed; with it, they take the place of what stands between their marks in that file.
 """
 
@@ -14,16 +15,19 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from jaxpoison.evaluate.retrain import FILTERS
 from jaxpoison.evaluate.suites import load_suite
 
 _MARKS = "<!-- detection: benchmarks/detection_table.py -->", "<!-- end of detection -->"
 _AFTER = "<!-- after removal: benchmarks/detection_table.py -->", "<!-- end of after removal -->"
-_RETRAINED = "fashion_mnist"
-_NO_SUCCESS = 0.05  # of the trigger before anything is removed: nothing to take away
+_BEFORE = "poisoned", "success"
+_TAUGHT = 0.05  # success before anything is removed; with less there is nothing to take away
+_NEAR, _POINT = 0.05, 0.01  # of a perfect filter's success and accuracy
+Means: TypeAlias = dict[tuple[str, str], float]
 _LEFT_OUT = ("clean", "noise 5 %", "corrupt 5 %", "adaptive spectrum 2 %",
              "feature collision 1 %", "bullseye polytope 1 %")  # fmt: skip
 _TITLES = {
@@ -71,24 +75,53 @@ def table(records: dict[tuple[str, str], list[dict[str, Any]]]) -> str:
     return "\n".join(lines)
 
 
+def after_removal(records: list[dict[str, Any]]) -> Means:
+    """Means over the seeds of a case, by filter and by what is asked of the network.
+
+    Empty where the networks of a seed were not retrained, or a filter left nothing to train on.
+    """
+    mine = [record["retrain"] for record in records]
+    if not all(mine):
+        return {}
+    out: Means = {}
+    for name, what in ((name, what) for name in FILTERS for what in ("success", "accuracy")):
+        values = [each[name][what] for each in mine]
+        if None not in values:
+            out[name, what] = sum(values) / len(values)
+    return out if all((name, "accuracy") in out for name in FILTERS) else {}
+
+
 def retrained(records: dict[tuple[str, str], list[dict[str, Any]]]) -> str:
-    """Success of each trigger, and accuracy, of networks trained on what four filters leave."""
-    lines = ["| trigger | nothing removed | flags removed | a perfect filter | as many at random |"]
-    lines.append("|---|---|---|---|---|")
+    """Success of each trigger before and after removal, sets across, and how often it is enough."""
+    means = {(s, c): after_removal(records[s, c]) for s, c in records if c != "clean"}
+    means = {key: each for key, each in means.items() if key[0] in _TITLES and each}
+    taught = {key: each for key, each in means.items() if each.get(_BEFORE, 0.0) >= _TAUGHT}
+    sets = [name for name in _TITLES if any(name == key[0] for key in taught)]
+    lines = ["| trigger | " + " | ".join(_TITLES[name].split(",")[0] for name in sets) + " |"]
+    lines.append("|---|" + "---|" * len(sets))
     for case in (each.name for each in load_suite("full").cases):
-        mine = [r["retrain"] for r in records.get((_RETRAINED, case), []) if r["retrain"]]
-        if not mine or mine[0]["poisoned"]["success"] is None:
-            continue
-        means = {
-            (name, what): sum(each[name][what] for each in mine) / len(mine)
-            for name in FILTERS
-            for what in ("success", "accuracy")
-        }
-        if means["poisoned", "success"] < _NO_SUCCESS:
-            continue
-        cells = [f"{means[n, 'success']:.2f} / {means[n, 'accuracy']:.3f}" for n in FILTERS]
-        lines.append(f"| {case} | " + " | ".join(cells) + " |")
+        values = [taught.get((name, case)) for name in sets]
+        cells = [
+            "{:.2f} → {:.2f} / {:.2f}".format(*(each[f, "success"] for f in FILTERS[:3]))
+            if each else ""
+            for each in values
+        ]  # fmt: skip
+        if any(cells):
+            lines.append(f"| {case} | " + " | ".join(cells) + " |")
+    near = within(taught.values(), "success", _NEAR), within(means.values(), "accuracy", _POINT)
+    lines.append(
+        f"\nWhat the flags leave is within {_NEAR} of the perfect filter's success in {near[0]} of "
+        f"{len(taught)} pairs of a set and a trigger that a network learns, and within a point of "
+        f"its accuracy in {near[1]} of {len(means)} pairs of a set and an attack."
+    )
     return "\n".join(lines)
+
+
+def within(means: Iterable[Means], what: str, most: float) -> int:
+    """Of how many the flags do as well as the perfect filter, but for this much."""
+    sign = 1 if what == "success" else -1
+    gaps = (sign * (each["flags", what] - each["perfect", what]) for each in means)
+    return sum(gap <= most + 1e-9 for gap in gaps)
 
 
 def replaced(text: str, new: str, marks: tuple[str, str]) -> str:
