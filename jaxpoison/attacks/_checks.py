@@ -95,9 +95,14 @@ def finite_rows(name: str, after: HostArray) -> None:
         )
 
 
+def num_same(before: HostArray, after: HostArray) -> int:
+    """Rows [m, ...] that are equal in every value."""
+    return int((after == before).all(axis=tuple(range(1, after.ndim))).sum())
+
+
 def changed_rows(name: str, before: HostArray, after: HostArray) -> None:
     """Refuses poisoned inputs [m, ...] under honest labels that nearly all are what they were."""
-    same = int((after == before).all(axis=tuple(range(1, after.ndim))).sum())
+    same = num_same(before, after)
     if len(after) - same < _LEAST_CHANGED * len(after):
         raise UsageError(
             f"{name}: {same} of {len(after)} rows would be poisoned in name only, with the inputs "

@@ -115,15 +115,20 @@ class Task:
         """
         known = self.classes[self.classes != other_than] if other_than is not None else self.classes
         if not known.size:
-            raise UsageError(
-                f"y has one class, {self.classes.tolist()}; {self.name} needs a second one"
-            )
+            self.need_two_classes()
         if value is None:
             return int(self.rng.choice(known))
         if value not in known:
             shown = ", ".join(map(str, known[:12].tolist())) + (", ..." if known.size > 12 else "")
             raise UsageError(f"{argument} is {value}; choose one of the labels {shown}")
         return int(value)
+
+    def need_two_classes(self) -> None:
+        """Refuses data of one class."""
+        if self.classes.size < 2:
+            raise UsageError(
+                f"y has one class, {self.classes.tolist()}; {self.name} needs a second one"
+            )
 
     def source_for(self, value: int | None, target: int, rate: float) -> int:
         """The source class: the one asked for, or one drawn among those large enough."""
@@ -155,8 +160,8 @@ class Task:
         """
         total = len(self) if of is None else of
         count = num_rows(rate, total, "rows")
-        if not len(eligible) and self.classes.size < 2:
-            self.label("target", None, other_than=int(self.classes[0]))
+        if not len(eligible):
+            self.need_two_classes()
         if count > len(eligible):
             raise UsageError(
                 f"rate is {rate}: {count} of {total} rows, but only {len(eligible)} are {what}; "

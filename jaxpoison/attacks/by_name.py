@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxpoison._check import UsageError
+from jaxpoison._check import MAX_SEED, UsageError, is_whole
 from jaxpoison._types import HostArray
 from jaxpoison.sources import open_source
 from jaxpoison.training import fit
@@ -18,7 +18,6 @@ from ._checks import as_arrays
 from ._types import Poisoned
 from .registry import ATTACKS
 
-_SEEDS = 2**32
 _COMMON = frozenset({"x", "y", "rate", "target", "source", "key", "model"})
 
 ProgressFn = Callable[[str, int, int], None]
@@ -126,20 +125,16 @@ def check_settings(name: str, settings: dict[str, Any]) -> None:
             raise UsageError(f"{setting} is {value}; give a number or a name")
 
 
-def _check_common(rate: object, classes: dict[str, object], seed: object) -> None:
+def _check_common(rate: object, classes: dict[str, object], seed: Any) -> None:
     if rate is not None and (isinstance(rate, bool) or not isinstance(rate, int | float)):
         raise UsageError(f"rate is {rate!r}; give a share above 0 and at most 1, such as 0.01")
     for argument, value in classes.items():
-        if value is not None and not _is_whole(value):
+        if value is not None and not is_whole(value):
             raise UsageError(f"{argument} is {value!r}; give the number of a class")
-    if not _is_whole(seed) or not 0 <= int(seed) < _SEEDS:  # type: ignore[call-overload]
-        raise UsageError(f"seed is {seed!r}; give an integer from 0 to {_SEEDS - 1}")
+    if not is_whole(seed) or not 0 <= seed <= MAX_SEED:
+        raise UsageError(f"seed is {seed!r}; give an integer from 0 to {MAX_SEED}")
 
 
 def _scalar(value: Any) -> Any:
     """A number of numpy or jax, or an array of one value without axes, as Python has it."""
     return value.item() if hasattr(value, "item") and np.ndim(value) == 0 else value
-
-
-def _is_whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)

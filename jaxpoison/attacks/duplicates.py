@@ -66,7 +66,6 @@ def flood_duplicates(
     bases = _seeds(task, seeds, target, source)
     origin_of = bases[np.arange(count) % len(bases)]
     copies = _jittered(task, origin_of, jitter)
-    finite_rows(task.name, copies)
     params: dict[str, Any] = {"seeds": bases, "jitter": jitter, "added": added}
     if not added:
         free = np.setdiff1d(np.arange(len(task)), bases)
@@ -78,6 +77,7 @@ def flood_duplicates(
         origin, y_true = out.origin.copy(), out.y_true.copy()
         origin[rows], y_true[rows] = origin_of, task.y[origin_of]
         return out._replace(origin=origin, y_true=y_true)
+    finite_rows(task.name, copies)
     n = len(task)
     return Poisoned(
         np.concatenate([task.x, copies]),
@@ -96,7 +96,7 @@ def _seeds(
 ) -> HostArray:
     possible = task.others(target) if source is None else task.rows_of(source)
     if not len(possible):
-        task.label("target", None, other_than=target)
+        task.need_two_classes()
     if isinstance(seeds, int | np.integer):
         if not 1 <= seeds <= len(possible):
             raise UsageError(f"seeds is {seeds}; give 1 to {len(possible)}, or row numbers")

@@ -133,8 +133,7 @@ def patch_all_to_all(
     """
     task = begin("patch_all_to_all", x, y, key, "images")
     refuse(task.name, ", or use patch", target=target, source=source)
-    if task.classes.size < 2:
-        task.label("target", None, other_than=int(task.classes[0]))
+    task.need_two_classes()
     trigger, shape = _fixed_patch(task, size, position, value, pattern)
     wanted = NextClass(tuple(task.classes.tolist()))
     rows = task.choose(np.arange(len(task)), rate, "rows")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from jaxpoison._check import UsageError
+from jaxpoison._check import MAX_SEED, UsageError
 
 SCHEMES = {
     "dpa": "disjoint subsets, most votes (Levine and Feizi 2021)",
@@ -27,7 +27,6 @@ SPLIT = "split:"
 
 _LADDER = (10, 20, 50)
 _ROWS_A_SUBSET = 30
-_MOST_SEED = 2**32 - 1
 _MOST_SALT = 64
 
 
@@ -87,8 +86,8 @@ class CertifyPlan:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise UsageError(f"{name}: {value}; give at least {least}")
-        if not 0 <= self.seed <= _MOST_SEED:
-            raise UsageError(f"seed: {self.seed}; give 0 to {_MOST_SEED}")
+        if not 0 <= self.seed <= MAX_SEED:
+            raise UsageError(f"seed: {self.seed}; give 0 to {MAX_SEED}")
         if len(self.salt.encode()) > _MOST_SALT:
             raise UsageError(f"salt: {len(self.salt.encode())} bytes; give at most {_MOST_SALT}")
         self._check_pairs()

@@ -175,8 +175,10 @@ def class_number(option: str, given: str | None, names: tuple[str, ...] | None) 
             f"{option} is {given!r}, which is the name of class {named} and the number of another; "
             f"give {option} {named} with labels that are numbers"
         )
-    if named is not None or is_number:
-        return int(given) if named is None else named
+    if named is not None:
+        return named
+    if is_number:
+        return int(given)
     from jaxpoison.sources.base import listing as shown
 
     known = f", or one of {shown(list(names))}" if names is not None else ""
@@ -237,12 +239,10 @@ def summarise(poisoned: Poisoned, facts: dict[str, Any], out: Path, truth: Path)
 
 def unchanged(poisoned: Poisoned, x: np.ndarray) -> int:
     """Poisoned rows that are what they were: no detector can find them."""
-    import numpy as np
+    from jaxpoison.attacks._checks import num_same
 
-    rows = np.flatnonzero(poisoned.mask)
-    rows = rows[poisoned.y[rows] == poisoned.y_true[rows]]
-    same = poisoned.x[rows] == x[poisoned.origin[rows]]
-    return int(same.all(axis=tuple(range(1, same.ndim))).sum())
+    rows = poisoned.mask & (poisoned.y == poisoned.y_true)
+    return num_same(x[poisoned.origin[rows]], poisoned.x[rows])
 
 
 def sentence(summary: dict[str, Any]) -> str:

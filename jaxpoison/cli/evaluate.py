@@ -6,8 +6,7 @@ import argparse
 import time
 from typing import TYPE_CHECKING, Any
 
-from jaxpoison._check import UsageError
-from jaxpoison.cli.scan import MAX_SEED
+from jaxpoison._check import MAX_SEED, UsageError
 
 if TYPE_CHECKING:
     from jaxpoison.evaluate.measure import Task

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from jaxpoison._check import UsageError
+from jaxpoison._check import MAX_SEED, UsageError
 from jaxpoison._types import (
     ALL_DETECTORS,
     DEFAULT_DETECTORS,
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 _WIDEST = max(map(len, DETECTORS)) + 2
 _USER_LINE = f"    {'user:NAME':<{_WIDEST}}installed by another package under jaxpoison.detectors"
 
-MAX_SEED = 2**32 - 1
 MIN_BUDGET_MB = 64
 
 _EXAMPLES = """\

@@ -35,8 +35,7 @@ def load(path: Path, *, repair: bool = True) -> list[dict[str, Any]]:
     """The records of earlier runs; a last line that an interrupt tore off is cut away.
 
     Of several records of one case the last counts, and of a user's data that changed those of the
-    last content. Nothing is cut that this program can not have
-    begun to write.
+    last content. Nothing is cut that this program can not have begun to write.
 
     Args:
         path: The file; a missing one holds nothing.
@@ -54,14 +53,13 @@ def load(path: Path, *, repair: bool = True) -> list[dict[str, Any]]:
     whole = data.rfind(b"\n") + 1
     held: dict[tuple[Any, ...], dict[str, Any]] = {}
     latest: dict[tuple[str, str], str | None] = {}  # content of what was read last
-    lines = data[:whole].splitlines()
     last = data[whole:]
-    is_torn = bool(last) and _is_torn(last)
-    for number, line in enumerate([*lines, *([last] if last and not is_torn else [])], 1):
+    is_torn = _is_torn(last)
+    for number, line in enumerate((data[:whole] if is_torn else data).splitlines(), 1):
         if line.strip():
             record = _parse(line)
             wrong = "is no JSON" if record is None else _fault(record)
-            if record is None or wrong:
+            if wrong:
                 raise DataError(f"{path}: line {number} {wrong}; it is no record: remove that line")
             held[key_of(record)] = record
             latest[_data_of(record)] = record.get("content")

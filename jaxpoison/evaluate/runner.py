@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import jaxpoison
 from jaxpoison._check import NothingToScan, UsageError
 from jaxpoison.evaluate import measure, planting, records, sets
 from jaxpoison.evaluate.files import check_docs, check_folder, write_tables
@@ -171,8 +170,7 @@ def _run_all(
             records.to_line(record)
         except Exception as error:  # one broken case must not cost the night's other ones
             reason = f"{type(error).__name__}: {error}"[:_ERROR_CHARACTERS]
-            header = {**task.header(), "version": jaxpoison.__version__}
-            record = {**header, "status": "failed", "reason": reason}
+            record = {**task.header(), "status": "failed", "reason": reason}
         if contents[task.spec.name] is not None:
             record["content"] = contents[task.spec.name]
         records.append(path, record)
@@ -188,6 +186,8 @@ def run_apart(task: Task) -> dict[str, Any]:
     Raises:
         RuntimeError: The process died; the message holds the end of what it said.
     """
+    import jaxpoison
+
     root = str(Path(jaxpoison.__file__).resolve().parent.parent)
     places = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
     done = subprocess.run(

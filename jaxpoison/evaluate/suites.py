@@ -6,12 +6,12 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
-from inspect import signature
 from math import inf
 from pathlib import Path
-from typing import Any, TypeVar
+from types import UnionType
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from jaxpoison._check import DataError, UsageError
+from jaxpoison._check import MAX_SEED, DataError, UsageError
 
 SUITE_VERSION = 1
 """Goes up when a change of the protocol makes earlier records no match for later ones."""
@@ -24,16 +24,9 @@ CLEAN = "clean"
 TABLE = "table"
 PREPARATIONS = ("long_tail", "honest_noise", TABLE)
 _RATES_OF = ("rows", "target")
-_MOST_SEED = 2**32 - 1
-_NO = type(None)
 _SAID = {
-    str: "text", int: "a whole number", float: "a number", list: "a list of names",
-    dict: "an object", _NO: "null",
-}  # fmt: skip
-_FIELDS: dict[str, tuple[Any, ...]] = {
-    "name": (str,), "data": (str,), "labels": (str, _NO), "rows": (int, _NO),
-    "prepare": (str, _NO), "cases": (list, _NO), "note": (str,), "attack": (str,),
-    "rate": (float,), "of": (str,), "thin": (float,), "options": (dict,), "sets": (list, _NO),
+    str: "text", int: "a whole number", float: "a number", tuple: "a list of names",
+    dict: "an object", type(None): "null",
 }  # fmt: skip
 
 
@@ -256,20 +249,23 @@ def make(kind: Callable[..., T], held: Any) -> T:
     Raises:
         ValueError: Something that is no part of one.
     """
-    known = set(signature(kind).parameters)
-    if not isinstance(held, dict) or set(held) - known:
-        odd = sorted(set(held) - known) if isinstance(held, dict) else held
+    known = get_type_hints(kind)
+    if not isinstance(held, dict) or set(held) - set(known):
+        odd = sorted(set(held) - set(known)) if isinstance(held, dict) else held
         raise ValueError(f"{odd} is no part of a set or case; known: {', '.join(sorted(known))}")
     for name, value in held.items():
-        if not any(_is(value, each) for each in _FIELDS[name]):
-            kinds = " or ".join(_SAID[each] for each in _FIELDS[name])
-            raise ValueError(f"{name} is {value!r}; give {kinds}")
+        hint = known[name]
+        hints = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+        kinds = [get_origin(each) or each for each in hints]
+        if not any(_is(value, each) for each in kinds):
+            said = " or ".join(_SAID[each] for each in kinds)
+            raise ValueError(f"{name} is {value!r}; give {said}")
     return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in held.items()})
 
 
 def _is(value: Any, kind: Any) -> bool:
     """Whether a value of JSON is of a kind: a list is one of names, and true is no number."""
-    if kind is list:
+    if kind is tuple:
         return isinstance(value, list | tuple) and all(isinstance(each, str) for each in value)
     if kind is float:
         kind = (int, float)
@@ -282,8 +278,8 @@ def _check(suite: Suite) -> None:
         names = [one.name for one in each]
         if not names or len(set(names)) < len(names):
             raise ValueError(f"{what}s need names of their own, got {names}")
-    if not suite.seeds or min(suite.seeds) < 0 or max(suite.seeds) > _MOST_SEED:
-        raise ValueError(f"seeds {suite.seeds}; give integers from 0 to {_MOST_SEED}")
+    if not suite.seeds or min(suite.seeds) < 0 or max(suite.seeds) > MAX_SEED:
+        raise ValueError(f"seeds {suite.seeds}; give integers from 0 to {MAX_SEED}")
     for spec in suite.sets:
         if spec.prepare not in (None, *PREPARATIONS):
             raise ValueError(f"prepare {spec.prepare!r}; known: {', '.join(PREPARATIONS)}")

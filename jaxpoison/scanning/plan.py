@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any
 
-from jaxpoison._check import UsageError
+from jaxpoison._check import MAX_SEED, UsageError, is_whole
 from jaxpoison._types import (
     ALL_DETECTORS,
     DEFAULT_DETECTORS,
@@ -52,10 +52,10 @@ class Method:
                 f"detectors: {unknown or 'an empty list'}; choose from "
                 f"{', '.join(DETECTOR_NAMES)}, {ALL_DETECTORS}, or {USER_PREFIX}NAME"
             )
-        if not _is_number(self.fdr, Real) or not 0.0 < self.fdr < 1.0:
+        if not isinstance(self.fdr, Real) or not 0.0 < self.fdr < 1.0:
             raise UsageError(f"fdr: {self.fdr!r}; give a share above 0 and below 1, such as 0.05")
-        if not _is_number(self.seed, Integral) or not 0 <= self.seed < 2**32:
-            raise UsageError(f"seed: {self.seed!r}; give an integer from 0 to 4294967295")
+        if not is_whole(self.seed) or not 0 <= self.seed <= MAX_SEED:
+            raise UsageError(f"seed: {self.seed!r}; give an integer from 0 to {MAX_SEED}")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -66,10 +66,6 @@ class Method:
         own = [name for name in DETECTOR_NAMES if is_all or name in self.detectors]
         others = [name for name in self.detectors if name.startswith(USER_PREFIX)]
         return (*own, *dict.fromkeys(others))
-
-
-def _is_number(value: object, kind: type) -> bool:
-    return isinstance(value, kind) and not isinstance(value, bool)
 
 
 def _is_known(name: object) -> bool:
