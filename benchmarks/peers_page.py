@@ -140,9 +140,11 @@ def render(records: list[dict[str, Any]]) -> str:
     """The page."""
     measured = [record for record in records if "case" in record]  # drawn features have no truth
     order = {case.name: i for i, case in enumerate(load_suite("full").cases)}
-    measured.sort(key=lambda r: (r["set"], order[r["case"]], r["rows"]))
+    # as in the suite, cases of no suite after them
+    measured.sort(key=lambda r: (r["set"], order.get(r["case"], len(order)), r["rows"]))
     cases = by_case(measured)
     led = sum("**" in row["best peer"] for row in cases)
+    speed = speeds([r for r in records if r.get("case", "clean") == "clean"])
     versions, machine = records[-1]["versions"], records[-1]["machine"]
     parts = [
         _HEAD,
@@ -150,8 +152,7 @@ def render(records: list[dict[str, Any]]) -> str:
         table(cases) + "\n",
         "## By tool\n\nMeans over the same cases; a ranking alone flags nothing.\n",
         table(by_tool(measured)) + "\n",
-        _SPEED,
-        table(speeds([r for r in records if r.get("case", "clean") == "clean"])) + "\n",
+        *([_SPEED, table(speed) + "\n"] if speed else []),
         f"{machine['cpu']}, {machine['cores']} cores, "
         + ", ".join(f"{name} {version}" for name, version in versions.items())
         + f", scikit-learn {machine['libraries']['scikit-learn']}.\n",

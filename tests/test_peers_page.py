@@ -56,6 +56,12 @@ def test_a_peer_that_leads_stands_out(peers_page):
     assert "leads 1 of 2 cases" in page
 
 
+def test_cases_stand_in_the_order_of_the_suite(peers_page):
+    own, *known = "one of ours", "patch 1 %", "warp 5 %"
+    page = peers_page.render([record(own), record(known[1]), record(known[0])])
+    assert page.index(known[0]) < page.index(known[1]) < page.index(own)
+
+
 def test_clean_data_have_flags_alone(peers_page):
     records = [record(), record("clean", ours=None, peer=None, poisoned=0)]
     assert [row["case"] for row in peers_page.by_case(records)] == ["patch"]
@@ -68,7 +74,7 @@ def test_the_last_record_of_a_case_counts(peers_page, tmp_path):
     paths[0].write_text(json.dumps(record(ours=0.5)) + "\n" + json.dumps(record("warp")) + "\n")
     paths[1].write_text(json.dumps(record(ours=0.6)) + "\n" + json.dumps({"benchmark": "other"}))
     found = peers_page.latest([str(path) for path in paths])
-    assert [each["tools"][0]["AUROC"] for each in found] == [pytest.approx(0.6), 0.9]
+    assert [each["tools"][0]["AUROC"] for each in found] == [0.9, 0.6]
 
 
 def test_speed_is_the_middle_of_the_cases(peers_page):
