@@ -36,4 +36,5 @@ from jaxpoison.calibrate.verdict import Verdict as Verdict
 from jaxpoison.calibrate.verdict import decide as decide
 from jaxpoison.calibrate.verdict import find as find
 from jaxpoison.calibrate.verdict import kind_of_part as kind_of_part
+from jaxpoison.calibrate.verdict import kind_of_shift as kind_of_shift
 from jaxpoison.calibrate.verdict import sharp_odds as sharp_odds

@@ -107,7 +107,8 @@ class Finding(NamedTuple):
     """One suspected attack.
 
     Attributes:
-        kind: "backdoor", "clean_label", "duplicates", "label_flip" or "subpopulation".
+        kind: "backdoor", "clean_label", "targeted", "duplicates", "label_flip" or
+            "subpopulation".
         target: Dense class that holds the rows.
         source: Dense class they come from, or None for several.
         rows: Row numbers, flagged.

@@ -23,6 +23,8 @@ _UNLIKE_SPREAD = 1.2  # of the suspicious mode, from which on its rows are of ot
 _COHERENT = 0.75  # spread of one part of a class, of that of the class
 _SAME_SIDE = 0.5  # of the rows of a group, or of what names the side, that are in both
 _DUPLICATES_SHARE = 0.5  # of a finding's rows that are copies of each other
+_IN_COMMON = 0.88  # share of what sets clean-label rows apart, from which on it is a trigger,
+_EXACT = 0.037  # or spread of their places along it, up to which it is one
 
 
 class Verdict(NamedTuple):
@@ -196,3 +198,13 @@ def kind_of_part(spread: float, otherwise: str) -> str:
         otherwise: The kind where they are no coherent part.
     """
     return "subpopulation" if spread <= _COHERENT else otherwise
+
+
+def kind_of_shift(share: float, spread: float) -> str:
+    """The kind of clean-label rows, by what sets them apart from their class.
+
+    Args:
+        share: Of it, in common to all of them.
+        spread: Of how far each of them is moved along it, in its length.
+    """
+    return "clean_label" if share >= _IN_COMMON or spread <= _EXACT else "targeted"

@@ -18,12 +18,20 @@ from jaxpoison.scanning import evidence as gathering
 from jaxpoison.scanning.assemble import Outcome, assemble
 from jaxpoison.scanning.grow import grown
 from jaxpoison.scanning.labelling import label_evidence
+from jaxpoison.scanning.naming import named
 from jaxpoison.scanning.opening import Opened, make_spaces, open_data
 from jaxpoison.scanning.plan import Method, Resources, ScanPlan, name_of
 from jaxpoison.scanning.ranking import ranked
 from jaxpoison.scanning.rates import score_seconds, train_seconds
 from jaxpoison.scanning.running import Running, digest_of, running
-from jaxpoison.scanning.spaces import ProgressFn, Space, last_space, silent, witness_stream
+from jaxpoison.scanning.spaces import (
+    ProgressFn,
+    Space,
+    last_space,
+    silent,
+    whole_inputs,
+    witness_stream,
+)
 from jaxpoison.scanning.targets import targets_in
 from jaxpoison.scanning.verify import verify
 from jaxpoison.sources import Source, is_embedding, open_source, require_labels
@@ -182,6 +190,7 @@ def _run(
         stream.forget()
     judged = verify(plan, witness, groups, about_labels, size, spaces[0].own_units, progress)
     findings = grown(judged.findings, evidence, judged.opinion, data.dense, plan.method.fdr)
+    findings = named(findings, whole_inputs(spaces[0], data.source))
     verdict = calibrate.decide(findings, len(data.dense))
     fused = ranked(evidence, judged, verdict, data.dense)
     if data.trusted is not None:

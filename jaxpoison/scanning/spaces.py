@@ -221,6 +221,17 @@ def witness_stream(space: Space, source: Source) -> Stream:
     return seen
 
 
+def whole_inputs(space: Space, source: Source) -> Stream:
+    """The inputs as rows, images without the random projection: it spreads small triggers.
+
+    An image averaged down has a few thousand values; a table may have any number of columns.
+    """
+    stage = space.stream.stage
+    if source.schema.kind != "images" or stage is None:
+        return space.stream
+    return space.stream.behind(Stage(stage.fn, (None,)))
+
+
 def _in_file(rows: HostArray, name: str, folder: Path | None) -> Source:
     """Rows as a source that reads them back from a file; a temporary one goes with it."""
     place = folder or Path(tempfile.mkdtemp(prefix="jaxpoison-"))
