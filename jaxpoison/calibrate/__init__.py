@@ -35,6 +35,7 @@ from jaxpoison.calibrate.uniform import uniform_findings as uniform_findings
 from jaxpoison.calibrate.verdict import Verdict as Verdict
 from jaxpoison.calibrate.verdict import decide as decide
 from jaxpoison.calibrate.verdict import find as find
+from jaxpoison.calibrate.verdict import kind_of_dirty as kind_of_dirty
 from jaxpoison.calibrate.verdict import kind_of_part as kind_of_part
 from jaxpoison.calibrate.verdict import kind_of_shift as kind_of_shift
 from jaxpoison.calibrate.verdict import sharp_odds as sharp_odds

@@ -25,6 +25,9 @@ _SAME_SIDE = 0.5  # of the rows of a group, or of what names the side, that are 
 _DUPLICATES_SHARE = 0.5  # of a finding's rows that are copies of each other
 _IN_COMMON = 0.88  # share of what sets clean-label rows apart, from which on it is a trigger,
 _EXACT = 0.037  # or spread of their places along it, up to which it is one
+_INDISTINCT = 0.72  # area under the curve up to which rows are what they are taken for,
+_DISTINCT = 0.9  # and from which on they have a trigger,
+_DISTINCT_PART = 0.98  # where they are of one class, a part of which may be as distinct
 
 
 class Verdict(NamedTuple):
@@ -208,3 +211,17 @@ def kind_of_shift(share: float, spread: float) -> str:
         spread: Of how far each of them is moved along it, in its length.
     """
     return "clean_label" if share >= _IN_COMMON or spread <= _EXACT else "targeted"
+
+
+def kind_of_dirty(kind: str, source: int | None, distinctness: float) -> str:
+    """The kind of rows of other classes, by whether they differ from the rows of these.
+
+    Args:
+        kind: So far, "backdoor", "label_flip" or "subpopulation".
+        source: Their class, None for several.
+        distinctness: Area under the curve that tells them from these, NaN where unknown.
+    """
+    if distinctness <= _INDISTINCT:
+        return "label_flip"
+    limit = _DISTINCT if source is None else _DISTINCT_PART
+    return "backdoor" if kind == "label_flip" and distinctness >= limit else kind

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxpoison._types import HostArray
-from jaxpoison.linalg import one_thread
+from jaxpoison.linalg import in_span, one_thread
 
 FEWEST = 8
 """Rows, and others, that the question needs."""
@@ -68,9 +68,7 @@ def common_shift(x: HostArray, others: HostArray) -> CommonShift:
     if min(len(x), len(others)) < FEWEST:
         raise ValueError(f"{len(x)} rows and {len(others)} others; at least {FEWEST} of both")
     centre = others.mean(axis=0, dtype=np.float64)  # about it, differences keep their digits
-    rows, num_features = np.concatenate([x, others]) - centre, x.shape[1]
-    if len(rows) < num_features:  # in the span of the rows all distances are what they were
-        rows = rows @ np.linalg.qr(rows.T)[0]
+    rows, num_features = in_span(np.concatenate([x, others]) - centre), x.shape[1]
     x, others = rows[: len(x)], rows[len(x) :]
     return CommonShift(_share(x, others, num_features), _spread(x, others, num_features))
 
@@ -101,8 +99,7 @@ def _quiet(cov: HostArray, num_features: int) -> HostArray:
 
 
 def _ridge(cov: HostArray, num_features: int) -> float:
-    tiny = np.finfo(np.float64).tiny  # where all rows are the same
-    return float(_RIDGE * np.trace(cov) / num_features + tiny)
+    return float(_RIDGE * np.trace(cov) / num_features) or 1.0  # 1 where all rows are the same
 
 
 def _spread(x: HostArray, others: HostArray, num_features: int) -> float:

@@ -5,6 +5,7 @@ from jaxpoison.linalg.directions import principal as principal
 from jaxpoison.linalg.ranks import knn_shapley as knn_shapley
 from jaxpoison.linalg.ranks import ranked as ranked
 from jaxpoison.linalg.ritz import ritz_pairs as ritz_pairs
+from jaxpoison.linalg.subspace import in_span as in_span
 from jaxpoison.linalg.subspace import new_directions as new_directions
 from jaxpoison.linalg.subspace import orthonormal_rows as orthonormal_rows
 from jaxpoison.linalg.subspace import rayleigh_ritz as rayleigh_ritz

@@ -28,6 +28,24 @@ def orthonormal_rows(product: HostArray) -> HostArray:
 
 
 @one_thread()
+def in_span(rows: HostArray) -> HostArray:
+    """Rows in coordinates of their own span, where they are fewer than their features.
+
+    Args:
+        rows: [n, d] float64.
+
+    Returns:
+        [n, min(n, d)]: the same inner products.
+
+    **Cost**: a Householder factorisation of d x n and 2 n^2 d FLOP, nothing where n >= d.
+    """
+    if len(rows) >= rows.shape[1]:
+        return rows
+    upper = np.asarray(np.linalg.qr(rows.T, mode="r"))
+    return upper.T
+
+
+@one_thread()
 def new_directions(basis: HostArray, block: HostArray) -> HostArray:
     """Orthonormal rows that extend each basis by what its block adds to it.
 

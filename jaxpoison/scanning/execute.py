@@ -190,13 +190,14 @@ def _run(
         stream.forget()
     judged = verify(plan, witness, groups, about_labels, size, spaces[0].own_units, progress)
     findings = grown(judged.findings, evidence, judged.opinion, data.dense, plan.method.fdr)
-    findings = named(findings, whole_inputs(spaces[0], data.source))
     verdict = calibrate.decide(findings, len(data.dense))
     fused = ranked(evidence, judged, verdict, data.dense)
     if data.trusted is not None:
         verdict, fused = calibrate.against_trusted(
             verdict, fused, data.dense, data.trusted, plan.method.fdr
         )
+    inputs = whole_inputs(spaces[0], data.source)
+    verdict = verdict._replace(findings=named(verdict.findings, inputs, judged.opinion))
     total = time.perf_counter() - started
     timing = {"total": total, "compile": compiled, "train": trained, "score": total - trained}
     report = assemble(

@@ -1,0 +1,216 @@
+"""One shift of many rows is told from many shifts of one row each, and findings are named by it."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+from engine_data import stream_of
+from group_data import finding
+from jaxpoison import attacks, scan
+from jaxpoison.calibrate import kind_of_shift
+from jaxpoison.calibrate import verdict as judging
+from jaxpoison.detect.common_shift import FEWEST, common_shift
+from jaxpoison.evaluate import planting, sets
+from jaxpoison.evaluate.retrain import train
+from jaxpoison.evaluate.suites import load_suite
+from jaxpoison.scanning.naming import named
+
+LENGTH = 12.0
+
+
+def rows_with(share, *, r=30, s=400, d=40, seed=0):
+    """Normal rows; of the squared shift of the first r, this share is the same for all of them."""
+    rng = np.random.default_rng(seed)
+    mixing = rng.normal(size=(d, d)) / np.sqrt(d) + np.eye(d)
+    x = rng.normal(size=(r + s, d)) @ mixing
+
+    def unit(n):
+        drawn = rng.normal(size=(n, d))
+        return drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
+
+    x[:r] += LENGTH * (np.sqrt(share) * unit(1) + np.sqrt(1 - share) * unit(r)) @ mixing
+    return x[:r], x[r:]
+
+
+def oracle(x, others, num_folds=10):
+    """Both figures from the definitions: every fold's rows deleted, no rotation, no moments."""
+    d = x.shape[1]
+
+    def ridge(cov):
+        return 1e-3 * np.trace(cov) / d
+
+    m = e = 0.0
+    for parity in (0, 1):
+        seen, held = others[parity::2], others[1 - parity :: 2]
+        cov = np.cov(seen, rowvar=False)
+        values, vectors = np.linalg.eigh(cov)
+        limit = max(values[int(2 / 3 * d) - 1], 1e-9 * values[-1])
+        project = sum(
+            np.outer(v, v) / (w + ridge(cov))
+            for w, v in zip(values, vectors.T, strict=True)
+            if w <= limit
+        )
+        shift = x.mean(axis=0) - held.mean(axis=0)
+        own = np.trace(project @ np.cov(x, rowvar=False))
+        usual = np.trace(project @ np.cov(held, rowvar=False))
+        m += shift @ project @ shift - own / len(x) - usual / len(held)
+        e += own - usual
+    places = np.zeros(len(x))
+    for fold in range(min(num_folds, len(x), len(others))):
+        a, b = (rows[np.arange(len(rows)) % num_folds != fold] for rows in (x, others))
+        cov = (np.cov(a, rowvar=False, bias=True) + np.cov(b, rowvar=False, bias=True)) / 2
+        along = np.linalg.inv(cov + ridge(cov) * np.eye(d)) @ (a.mean(axis=0) - b.mean(axis=0))
+        start, end = b.mean(axis=0) @ along, a.mean(axis=0) @ along
+        places[fold::num_folds] = (x[fold::num_folds] @ along - start) / (end - start)
+    return max(m, 0) / (max(m, 0) + max(e, 0)), places.std(ddof=1) / places.mean()
+
+
+@pytest.mark.parametrize("shape", [(30, 400, 40), (30, 45, 120), (12, 30, 200), (300, 20, 16)])
+@pytest.mark.parametrize("share", [0.2, 1.0])
+def test_against_the_definitions(shape, share):
+    r, s, d = shape
+    x, others = rows_with(share, r=r, s=s, d=d)
+    assert np.array(common_shift(x, others)) == pytest.approx(np.array(oracle(x, others)), rel=1e-6)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.5, 0.8, 1.0])
+def test_the_share_is_what_was_planted(share):
+    found = [common_shift(*rows_with(share, seed=seed)) for seed in range(5)]
+    assert np.mean([each.share for each in found]) == pytest.approx(share, abs=0.04)
+
+
+def test_the_spread_grows_as_less_is_shared():
+    spreads = [common_shift(*rows_with(share)).spread for share in (1.0, 0.8, 0.5, 0.2)]
+    assert spreads == sorted(spreads) and spreads[0] < 0.2 < spreads[-1]
+
+
+def test_rows_like_the_others_share_nothing():
+    rng = np.random.default_rng(3)
+    for _ in range(5):
+        x, others = rng.normal(size=(200, 12)), rng.normal(size=(300, 12))
+        found = common_shift(x, others)
+        assert found.spread > 1  # no direction tells them
+
+
+@pytest.mark.parametrize("d", [40, 500])
+def test_rotation_shift_and_unit_change_nothing(d):
+    x, others = rows_with(0.7, s=200, d=d)
+    turn = np.linalg.qr(np.random.default_rng(1).normal(size=(d, d)))[0]
+    before = np.array(common_shift(x, others))
+    after = np.array(common_shift(*(1e3 * rows @ turn + 50 for rows in (x, others))))
+    assert after == pytest.approx(before, rel=1e-5)
+
+
+def test_odd_features():
+    x, others = rows_with(1.0)
+    fixed = [np.hstack([rows, np.full((len(rows), 3), 9.0)]) for rows in (x, others)]
+    assert np.isfinite(common_shift(*fixed)).all()
+    same = common_shift(np.ones((10, 4)), np.ones((10, 4)))
+    assert same.share == 0 and same.spread == np.inf
+    apart = common_shift(np.ones((10, 4)), np.zeros((10, 4)))
+    assert apart.share == pytest.approx(1) and apart.spread == pytest.approx(0)
+    one = common_shift(x[:, :1], others[:, :1])
+    assert 0 <= one.share <= 1
+
+
+def test_too_few_rows():
+    x, others = rows_with(1.0)
+    for few in ((x[: FEWEST - 1], others), (x, others[: FEWEST - 1])):
+        with pytest.raises(ValueError, match=f"at least {FEWEST}"):
+            common_shift(*few)
+
+
+def test_kind_of_shift():
+    share, spread = judging._IN_COMMON, judging._EXACT
+    assert kind_of_shift(share, 9.0) == kind_of_shift(0.0, spread) == "clean_label"
+    assert kind_of_shift(0.99 * share, 1.01 * spread) == "targeted"
+    assert kind_of_shift(0.0, float("inf")) == "targeted"
+
+
+# Names
+
+
+def classes(share, few=30):
+    """Two classes; the first rows of class 1 are set apart."""
+    x, others = rows_with(share, r=few)
+    rest = np.random.default_rng(5).normal(size=(100, x.shape[1]))
+    labels = np.repeat([1, 0], [len(x) + len(others), len(rest)])
+    return stream_of(np.concatenate([x, others, rest]).astype(np.float32), labels), np.arange(few)
+
+
+@pytest.mark.parametrize(("share", "kind"), [(1.0, "clean_label"), (0.3, "targeted")])
+def test_findings_are_named(share, kind):
+    stream, rows = classes(share)
+    given = [finding(1, rows, "clean_label"), finding(0, [450, 451], "backdoor")]
+    out = named(given, stream)
+    assert [each.kind for each in out] == [kind, "backdoor"]
+    assert all((a.rows == b.rows).all() for a, b in zip(given, out, strict=True))
+    lone = finding(1, rows, "clean_label", confirmed=False)
+    assert named([lone], stream)[0].kind == kind
+
+
+def test_a_backdoor_stays_one():
+    stream, rows = classes(0.3)
+    assert named([finding(1, rows)], stream)[0].kind == "backdoor"
+
+
+def test_too_few_rows_keep_their_name():
+    stream, rows = classes(0.3)
+    few = [finding(1, rows[: FEWEST - 1], "clean_label")]
+    assert named(few, stream)[0].kind == "clean_label"
+    alone = np.flatnonzero(stream.labels == 1)[FEWEST - 1 :]
+    assert named([finding(1, alone, "clean_label")], stream)[0].kind == "clean_label"
+
+
+def planted(attack, model, **options):
+    """Digits with a clean-label attack on one of their classes."""
+    bunch = load_digits()
+    x, y = bunch.images.astype(np.uint8), bunch.target.astype(np.int64)
+    if model is not None:
+        options["model"] = model
+    return attack(x, y, key=jax.random.key(4), target=4, **options)
+
+
+@pytest.fixture(scope="module")
+def surrogate():
+    bunch = load_digits()
+    return train(bunch.images.astype(np.uint8), bunch.target.astype(np.int64), 10, seed=7).model
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["feature_collision", "bullseye_polytope", "gradient_matching"])
+def test_targeted_attacks_on_digits(surrogate, name):
+    made = planted(attacks.ATTACKS[name].fn, surrogate, rate=0.02, source=9)
+    x = made.x.reshape(len(made.x), -1)
+    mine = made.y == 4
+    found = common_shift(x[made.mask], x[mine & ~made.mask])
+    assert kind_of_shift(*found) == made.kind == "targeted"
+
+
+@pytest.mark.slow
+def test_clean_label_backdoors_on_digits(surrogate):
+    for made in (
+        planted(attacks.ATTACKS["sig"].fn, None, rate=0.5),
+        planted(attacks.ATTACKS["label_consistent"].fn, surrogate, rate=0.5),
+    ):
+        x = made.x.reshape(len(made.x), -1)
+        mine = made.y == 4
+        found = common_shift(x[made.mask], x[mine & ~made.mask])
+        assert kind_of_shift(*found) == made.kind == "clean_label"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["feature collision 1 %", "bullseye polytope 1 %"])
+def test_a_scan_names_targeted_poison(name):
+    suite = load_suite("full")
+    spec = next(each for each in suite.sets if each.name == "digits")
+    case = next(each for each in suite.cases if each.name == name)
+    made, _ = planting.plant(case, sets.load(spec, seed=55), seed=55)
+    report = scan(made.x, made.y, detectors=["whitening"], seed=55)
+    (found,) = report.report["suspected_attacks"]
+    assert found["kind"] == made.kind == "targeted" and found["target_class"] == made.target
+    assert set(report.suspected_kind[report.flagged]) == {"targeted"}
+    assert made.mask[report.flagged].mean() >= 0.9 and report.flagged[made.mask].mean() >= 0.9
