@@ -7,16 +7,10 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from engine_data import stream_of
-from group_data import finding
-from jaxpoison import attacks, scan
+from jaxpoison import attacks
 from jaxpoison.calibrate import kind_of_shift
-from jaxpoison.calibrate import verdict as judging
 from jaxpoison.detect.common_shift import FEWEST, common_shift
-from jaxpoison.evaluate import planting, sets
 from jaxpoison.evaluate.retrain import train
-from jaxpoison.evaluate.suites import load_suite
-from jaxpoison.scanning.naming import named
 
 LENGTH = 12.0
 
@@ -123,48 +117,6 @@ def test_too_few_rows():
             common_shift(*few)
 
 
-def test_kind_of_shift():
-    share, spread = judging._IN_COMMON, judging._EXACT
-    assert kind_of_shift(share, 9.0) == kind_of_shift(0.0, spread) == "clean_label"
-    assert kind_of_shift(0.99 * share, 1.01 * spread) == "targeted"
-    assert kind_of_shift(0.0, float("inf")) == "targeted"
-
-
-# Names
-
-
-def classes(share, few=30):
-    """Two classes; the first rows of class 1 are set apart."""
-    x, others = rows_with(share, r=few)
-    rest = np.random.default_rng(5).normal(size=(100, x.shape[1]))
-    labels = np.repeat([1, 0], [len(x) + len(others), len(rest)])
-    return stream_of(np.concatenate([x, others, rest]).astype(np.float32), labels), np.arange(few)
-
-
-@pytest.mark.parametrize(("share", "kind"), [(1.0, "clean_label"), (0.3, "targeted")])
-def test_findings_are_named(share, kind):
-    stream, rows = classes(share)
-    given = [finding(1, rows, "clean_label"), finding(0, [450, 451], "backdoor")]
-    out = named(given, stream)
-    assert [each.kind for each in out] == [kind, "backdoor"]
-    assert all((a.rows == b.rows).all() for a, b in zip(given, out, strict=True))
-    lone = finding(1, rows, "clean_label", confirmed=False)
-    assert named([lone], stream)[0].kind == kind
-
-
-def test_a_backdoor_stays_one():
-    stream, rows = classes(0.3)
-    assert named([finding(1, rows)], stream)[0].kind == "backdoor"
-
-
-def test_too_few_rows_keep_their_name():
-    stream, rows = classes(0.3)
-    few = [finding(1, rows[: FEWEST - 1], "clean_label")]
-    assert named(few, stream)[0].kind == "clean_label"
-    alone = np.flatnonzero(stream.labels == 1)[FEWEST - 1 :]
-    assert named([finding(1, alone, "clean_label")], stream)[0].kind == "clean_label"
-
-
 def planted(attack, model, **options):
     """Digits with a clean-label attack on one of their classes."""
     bunch = load_digits()
@@ -200,17 +152,3 @@ def test_clean_label_backdoors_on_digits(surrogate):
         mine = made.y == 4
         found = common_shift(x[made.mask], x[mine & ~made.mask])
         assert kind_of_shift(*found) == made.kind == "clean_label"
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["feature collision 1 %", "bullseye polytope 1 %"])
-def test_a_scan_names_targeted_poison(name):
-    suite = load_suite("full")
-    spec = next(each for each in suite.sets if each.name == "digits")
-    case = next(each for each in suite.cases if each.name == name)
-    made, _ = planting.plant(case, sets.load(spec, seed=55), seed=55)
-    report = scan(made.x, made.y, detectors=["whitening"], seed=55)
-    (found,) = report.report["suspected_attacks"]
-    assert found["kind"] == made.kind == "targeted" and found["target_class"] == made.target
-    assert set(report.suspected_kind[report.flagged]) == {"targeted"}
-    assert made.mask[report.flagged].mean() >= 0.9 and report.flagged[made.mask].mean() >= 0.9

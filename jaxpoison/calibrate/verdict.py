@@ -25,6 +25,8 @@ _SAME_SIDE = 0.5  # of the rows of a group, or of what names the side, that are 
 _DUPLICATES_SHARE = 0.5  # of a finding's rows that are copies of each other
 _IN_COMMON = 0.88  # share of what sets clean-label rows apart, from which on it is a trigger,
 _EXACT = 0.037  # or spread of their places along it, up to which it is one
+_COPIED = 0.2  # of the usual distance to the nearest row, up to which rows are copies,
+_NOT_COPIED = 0.5  # and beyond which they are none
 _INDISTINCT = 0.72  # area under the curve up to which rows are what they are taken for,
 _DISTINCT = 0.9  # and from which on they have a trigger,
 _DISTINCT_PART = 0.98  # where they are of one class, a part of which may be as distinct
@@ -213,14 +215,21 @@ def kind_of_shift(share: float, spread: float) -> str:
     return "clean_label" if share >= _IN_COMMON or spread <= _EXACT else "targeted"
 
 
-def kind_of_dirty(kind: str, source: int | None, distinctness: float) -> str:
-    """The kind of rows of other classes, by whether they differ from the rows of these.
+def kind_of_dirty(kind: str, source: int | None, closeness: float, distinctness: float) -> str:
+    """The kind of rows of other classes, by whether they differ from each other and from these.
 
     Args:
-        kind: So far, "backdoor", "label_flip" or "subpopulation".
+        kind: So far, "backdoor", "label_flip", "subpopulation" or "duplicates".
         source: Their class, None for several.
+        closeness: Of each other, 1 where it is as usual in these classes, NaN where unknown.
         distinctness: Area under the curve that tells them from these, NaN where unknown.
     """
+    if closeness <= _COPIED:
+        return "duplicates"
+    if kind == "duplicates":
+        if not closeness > _NOT_COPIED:
+            return kind
+        kind = "backdoor"
     if distinctness <= _INDISTINCT:
         return "label_flip"
     limit = _DISTINCT if source is None else _DISTINCT_PART

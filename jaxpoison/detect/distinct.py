@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from jaxpoison._types import HostArray
@@ -43,21 +45,53 @@ def distinctness(
     for being odd, or of one part of a class, are distinct without any trigger.
     """
     space = opinion.space
-    mine = np.flatnonzero(np.isin(space.rows, rows, assume_unique=True))
-    mine, taken_for = even_subset(mine, _MOST_ROWS), opinion.taken_for[space.rows]
-    settled = ~opinion.doubted[space.rows] & ~known[space.rows]
+    mine = even_subset(np.flatnonzero(np.isin(space.rows, rows, assume_unique=True)), _MOST_ROWS)
     group, others = [], []
-    for c in np.unique(taken_for[mine]):
-        theirs = np.flatnonzero(settled & (labels[space.rows] == c))
-        taken = mine[taken_for[mine] == c]
-        if len(theirs) < _LEAST_ROWS:
-            continue
+    for taken, theirs in _by_class(opinion, labels, mine, known):
         centre = phi[theirs].mean(axis=0, dtype=np.float64)
         group.append(phi[taken] - centre)
         others.append(phi[even_subset(theirs, _REFERENCES * len(taken))] - centre)
     if sum(map(len, group)) < _LEAST_ROWS:
         return float("nan")
     return _told_apart(np.concatenate(group), np.concatenate(others))
+
+
+def peers(
+    opinion: Opinion, labels: HostArray, rows: HostArray, known: HostArray
+) -> tuple[HostArray, HostArray]:
+    """Rows of the sample that label evidence saw, and as many of the classes they are taken for.
+
+    Args:
+        opinion: As for ``distinctness``.
+        labels: [n] dense.
+        rows: Row numbers, of one label.
+        known: [n] bool, rows that are no reference.
+
+    Returns:
+        [m] row numbers, and about as many settled ones.
+    """
+    mine = np.flatnonzero(np.isin(opinion.space.rows, rows, assume_unique=True))
+    pairs = [
+        (taken, even_subset(theirs, len(taken)))
+        for taken, theirs in _by_class(opinion, labels, mine, known)
+    ]
+    if not pairs:
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    group, others = (opinion.space.rows[np.concatenate(each)] for each in zip(*pairs, strict=True))
+    return np.sort(group), np.sort(others)
+
+
+def _by_class(
+    opinion: Opinion, labels: HostArray, mine: HostArray, known: HostArray
+) -> Iterator[tuple[HostArray, HostArray]]:
+    """Places in the sample: rows by the class they are taken for, and its settled rows."""
+    space = opinion.space
+    taken_for, labels = opinion.taken_for[space.rows], labels[space.rows]
+    settled = ~opinion.doubted[space.rows] & ~known[space.rows]
+    for c in np.unique(taken_for[mine]):
+        theirs = np.flatnonzero(settled & (labels == c))
+        if len(theirs) >= _LEAST_ROWS:
+            yield mine[taken_for[mine] == c], theirs
 
 
 @one_thread()
