@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
@@ -33,11 +35,25 @@ def test_kind_of_shift():
 @pytest.mark.parametrize("kind", ["backdoor", "subpopulation", "label_flip"])
 def test_kind_of_dirty(kind):
     low, high, part = judging._INDISTINCT, judging._DISTINCT, judging._DISTINCT_PART
-    assert kind_of_dirty(kind, None, low) == kind_of_dirty(kind, 2, 0.3) == "label_flip"
-    assert kind_of_dirty(kind, None, 1.01 * low) == kind_of_dirty(kind, 2, 0.99 * part) == kind
-    assert kind_of_dirty(kind, None, NAN) == kind
-    trigger = "subpopulation" if kind == "subpopulation" else "backdoor"
-    assert kind_of_dirty(kind, None, high) == kind_of_dirty(kind, 2, part) == trigger
+    for close in (1.0, NAN):
+        name = partial(kind_of_dirty, closeness=close)
+        assert name(kind, None, distinctness=low) == "label_flip"
+        assert name(kind, 2, distinctness=0.3) == "label_flip"
+        assert name(kind, None, distinctness=1.01 * low) == kind
+        assert name(kind, 2, distinctness=0.99 * part) == kind
+        assert name(kind, None, distinctness=NAN) == kind
+        trigger = "subpopulation" if kind == "subpopulation" else "backdoor"
+        assert name(kind, None, distinctness=high) == name(kind, 2, distinctness=part) == trigger
+
+
+def test_kind_of_copies():
+    near, far = judging._COPIED, judging._NOT_COPIED
+    for kind in ("backdoor", "subpopulation", "label_flip", "duplicates"):
+        assert kind_of_dirty(kind, None, near, 0.3) == "duplicates"
+    for close in (1.01 * near, far, NAN):
+        assert kind_of_dirty("duplicates", None, close, 0.3) == "duplicates"
+    assert kind_of_dirty("duplicates", None, 1.01 * far, 0.8) == "backdoor"
+    assert kind_of_dirty("duplicates", None, 1.01 * far, 0.3) == "label_flip"
 
 
 # Clean labels
@@ -54,9 +70,9 @@ def classes(share, few=30):
 @pytest.mark.parametrize(("share", "kind"), [(1.0, "clean_label"), (0.3, "targeted")])
 def test_clean_labels(share, kind):
     stream, rows = classes(share)
-    given = finding(1, rows, "clean_label"), finding(0, [450, 451], "duplicates")
+    given = finding(1, rows, "clean_label"), finding(0, [450, 451])
     out = named(given, stream, None)
-    assert [each.kind for each in out] == [kind, "duplicates"]
+    assert [each.kind for each in out] == [kind, "backdoor"]
     assert all((a.rows == b.rows).all() for a, b in zip(given, out, strict=True))
     lone = finding(1, rows, "clean_label", confirmed=False)
     assert named((lone,), stream, None)[0].kind == kind
@@ -80,8 +96,34 @@ def test_dirty_labels(kind, shift):
     stream = stream_of(phi, labels)
     opinion = opinion_of(phi, honest, labels != honest)
     (out,) = named((finding(0, rows, kind),), stream, opinion)
-    assert out.kind == (kind_of_dirty(kind, None, 1.0) if shift else "label_flip")
+    assert out.kind == (kind_of_dirty(kind, None, 1.0, 1.0) if shift else "label_flip")
     assert named((finding(0, rows, kind),), stream, None)[0].kind == kind
+
+
+@pytest.mark.parametrize("kind", ["backdoor", "duplicates"])
+def test_copies(kind):
+    phi, labels, honest, rows = planted(0.0)
+    phi[rows[1:]] = phi[rows[0]] + 0.01 * np.random.default_rng(2).normal(size=phi[1:41].shape)[1:]
+    opinion = opinion_of(phi, honest, labels != honest)
+    (out,) = named((finding(0, rows, kind),), stream_of(phi, labels), opinion)
+    assert out.kind == "duplicates"
+
+
+def test_what_is_no_copy_is_not_called_so():
+    phi, labels, honest, rows = planted(0.0)
+    opinion = opinion_of(phi, honest, labels != honest)
+    (out,) = named((finding(0, rows, "duplicates"),), stream_of(phi, labels), opinion)
+    assert out.kind == "label_flip"
+
+
+def test_large_rows_are_looked_at_in_part(monkeypatch):
+    monkeypatch.setattr(naming, "_MOST_BYTES", 10)
+    phi, labels, honest, rows = planted(0.0)
+    opinion = opinion_of(phi, honest, labels != honest)
+    stream, taken = stream_of(phi, labels), []
+    monkeypatch.setattr(type(stream), "take", lambda self, rows: taken.append(rows) or phi[rows])
+    assert named((finding(0, rows),), stream, opinion)[0].kind == "label_flip"
+    assert len(taken) == 1 and len(taken[0]) <= 4 * FEWEST
 
 
 def test_features_are_made_only_where_a_name_hangs_on_them():
@@ -93,7 +135,7 @@ def test_features_are_made_only_where_a_name_hangs_on_them():
         space=opinion.space._replace(features=lambda: asked.append(1) or phi)
     )
     assert named((), stream, opinion) == ()
-    assert named((finding(0, rows, "duplicates"),), stream, opinion)[0].kind == "duplicates"
+    named((finding(0, rows, "clean_label"),), stream, opinion)
     assert not asked
     named((finding(0, rows[:20]), finding(0, rows[20:])), stream, opinion)
     assert len(asked) == 1

@@ -18,6 +18,7 @@ _NUM_FOLDS = 10
 _NO_VARIANCE = 1e-9  # of the largest: rounding
 _NO_SHIFT = 1e-300
 _SIDES_RIDGE, _SIDES_FOLDS, _MOST_ROUNDS = 0.1, 5, 6
+_MOST_LEFT = 0.2  # of either, left out as false or missed
 
 
 class CommonShift(NamedTuple):
@@ -39,7 +40,8 @@ def common_shift(x: HostArray, others: HostArray) -> CommonShift:
 
     A trigger changes all of its rows alike. Rows that were moved one by one towards a victim differ
     from their class as much, and from each other. First rows that lie on the other side of the
-    boundary are left out, up to six times, so that a few missed or false ones do not count.
+    boundary are left out, up to six times, so that a few missed or false ones (a fifth) do not
+    count.
 
     ``share``: in the two thirds of the directions in which one half of the others varies least (all
     in which it does not vary), whitened by it (ridge of a thousandth of the mean variance), against
@@ -77,13 +79,16 @@ def common_shift(x: HostArray, others: HostArray) -> CommonShift:
 
 
 def _sides(x: HostArray, others: HostArray, num_features: int) -> tuple[HostArray, HostArray]:
-    """The rows of both that lie on their own side of the boundary between them."""
+    """The rows of both that lie on their own side of the boundary between them.
+
+    All of them where many do not: what is left would be apart by the choice alone.
+    """
     kept = np.ones(len(x), np.bool_), np.ones(len(others), np.bool_)
     for _ in range(_MOST_ROUNDS):
         own, usual = _places(x, others, kept, _SIDES_RIDGE, _SIDES_FOLDS, num_features)
         anew = own > 0.5, ~(usual > 0.5)
-        if min(side.sum() for side in anew) < FEWEST:
-            break
+        if any(side.mean() < 1 - _MOST_LEFT or side.sum() < FEWEST for side in anew):
+            return x, others
         is_same = all((new == old).all() for new, old in zip(anew, kept, strict=True))
         kept = anew
         if is_same:
