@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 import report_sample as sample
-from jaxpoison.report import render_html
+from jaxpoison.attacks import ATTACKS
+from jaxpoison.report import _notes, render_html
 from jaxpoison.report._text import number, percent, visible
 from jaxpoison.report.png import as_pixels, encode_png, shrink
 from jaxpoison.report.svg import histogram, scatter
@@ -135,6 +136,17 @@ def test_page_is_complete_and_loads_nothing(verdict, suspected, image_shape):
     # Base64 may hold two slashes, so the pictures are taken out first.
     rest = re.sub(r"data:image/png;base64,[A-Za-z0-9+/=]*", "", text)
     assert not re.search(r"https?:|//[a-z]|@import|url\(", rest)
+
+
+def test_every_kind_of_poison_is_explained():
+    planted = {each.kind for each in ATTACKS.values()} - {"availability"}
+    assert planted == set(_notes.KINDS)
+    report = make_report()
+    for kind, meaning in _notes.KINDS.items():
+        report.report["suspected_attacks"][0]["kind"] = kind
+        assert meaning in render_html(report)
+    report.report["suspected_attacks"][0]["kind"] = "another"
+    assert not any(meaning in render_html(report) for meaning in _notes.KINDS.values())
 
 
 def test_policy_allows_only_our_script_and_style():

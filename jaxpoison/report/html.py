@@ -83,6 +83,7 @@ def _context(report: Report, thumb_side: int) -> dict[str, Any]:
         "doc": doc, "verdict": report.verdict, "headline": VERDICTS[report.verdict],
         "meaning": _notes.MEANING[report.verdict], "steps": _notes.NEXT_STEPS[report.verdict],
         "limits": (calibration, *_notes.LIMITS), "methods": _notes.METHODS,
+        "kinds": _notes.KINDS,
         "attacks": listed, "num_more_attacks": len(attacks) - len(listed),
         "matrix": _views.matrix(report),
         "suspected": [card for card in cards if card["suspected"]],
