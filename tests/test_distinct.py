@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from jaxpoison.detect.distinct import distinctness
+from jaxpoison.detect.distinct import Settled
 from jaxpoison.detect.label_views import Opinion, TraitSpace
 
 C = 4
@@ -35,7 +35,7 @@ def asked(phi, labels, honest, rows, known=None, sampled=None):
     doubted = labels != honest
     opinion = opinion_of(phi if sampled is None else phi[sampled], honest, doubted, sampled)
     known = doubted if known is None else known
-    return distinctness(opinion, opinion.space.phi, labels, rows, known)
+    return Settled(opinion, labels, known).distinctness(rows)
 
 
 def oracle(phi, labels, honest, rows):
@@ -101,6 +101,23 @@ def test_a_sample_of_the_rows():
     sampled = np.arange(0, len(labels), 2)
     assert asked(phi, labels, honest, rows, sampled=sampled) > 0.9
     assert np.isnan(asked(phi, labels, honest, rows, sampled=np.setdiff1d(sampled, rows)))
+
+
+def test_peers_are_of_the_classes_that_rows_are_taken_for():
+    phi, labels, honest, rows = planted(0.0)
+    doubted = labels != honest
+    doubted[:100] = True
+    settled = Settled(opinion_of(phi, honest, doubted), labels, labels != honest)
+    mine, others = settled.peers(rows)
+    assert (mine == rows).all() and (np.diff(others) > 0).all()
+    assert not doubted[others].any() and not np.isin(others, rows).any()
+    for c in range(C):
+        count = (honest[rows] == c).sum()
+        assert count // 2 <= (labels[others] == c).sum() <= count
+    sampled = np.arange(0, len(labels), 2)
+    settled = Settled(opinion_of(phi[sampled], honest, doubted, sampled), labels, labels != honest)
+    assert np.isin(np.concatenate(settled.peers(rows)), sampled).all()
+    assert [len(side) for side in settled.peers(rows[:0])] == [0, 0]
 
 
 def test_too_few_rows_say_nothing():

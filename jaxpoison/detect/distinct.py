@@ -9,6 +9,7 @@ import numpy as np
 from jaxpoison._types import HostArray
 from jaxpoison.detect._detector import even_subset
 from jaxpoison.detect.label_views import Opinion
+from jaxpoison.layout import ClassRows
 from jaxpoison.linalg import in_span, one_thread
 
 _LEAST_ROWS = 5
@@ -18,80 +19,80 @@ _NUM_FOLDS = 5
 _RIDGE = 0.01  # of the mean variance
 
 
-def distinctness(
-    opinion: Opinion, phi: HostArray, labels: HostArray, rows: HostArray, known: HostArray
-) -> float:
-    """How well rows are told from settled rows of the classes they are taken for.
+class Settled:
+    """The rows of every class whose labels nothing doubts: what others are held against."""
 
-    A label that was only changed leaves a plain row of another class; a trigger leaves its traces.
-    Each row less the mean of the class it is taken for, and as often rows of these classes less
-    their means, are told apart by ``u = ((V(a) + V(b)) / 2 + ridge)^-1 (mean(a) - mean(b))``
-    (Fisher, 1936), every fifth by the others.
+    def __init__(self, opinion: Opinion, labels: HostArray, known: HostArray) -> None:
+        """Finds them in the sample that label evidence saw.
 
-    Args:
-        opinion: From ``LabelViews``.
-        phi: [r, p] the features of ``opinion.space``.
-        labels: [n] dense.
-        rows: Row numbers, of one label.
-        known: [n] bool, rows that are no reference.
+        Args:
+            opinion: From ``LabelViews``.
+            labels: [n] dense.
+            known: [n] bool, rows that are none.
+        """
+        space, c = opinion.space, int(labels.max()) + 1
+        settled = ~opinion.doubted[space.rows] & ~known[space.rows]
+        self._rows, self._taken_for = space.rows, opinion.taken_for[space.rows]
+        self._of_class = ClassRows(np.where(settled, labels[space.rows], c), c + 1)
+        self._phi = space.phi
+        self._centres: dict[int, HostArray] = {}
 
-    Returns:
-        Area under the receiver operating characteristic: about 0.5 for rows that are what they are
-        taken for, 1 for rows that all show something else; NaN where there are too few.
+    def peers(self, rows: HostArray) -> tuple[HostArray, HostArray]:
+        """Rows that are in the sample, and as many of the classes they are taken for.
 
-    **Cost**: 5 m^3 + 2 m^2 p FLOP in float64 at m = 900 rows at the most.
+        Args:
+            rows: Row numbers, of one label.
 
-    **Assumes / fails on**: most rows are taken for the class they came from. Rows that were chosen
-    for being odd, or of one part of a class, are distinct without any trigger.
-    """
-    space = opinion.space
-    mine = even_subset(np.flatnonzero(np.isin(space.rows, rows, assume_unique=True)), _MOST_ROWS)
-    group, others = [], []
-    for taken, theirs in _by_class(opinion, labels, mine, known):
-        centre = phi[theirs].mean(axis=0, dtype=np.float64)
-        group.append(phi[taken] - centre)
-        others.append(phi[even_subset(theirs, _REFERENCES * len(taken))] - centre)
-    if sum(map(len, group)) < _LEAST_ROWS:
-        return float("nan")
-    return _told_apart(np.concatenate(group), np.concatenate(others))
+        Returns:
+            Row numbers, ascending, of both.
+        """
+        some, others = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+        for _, mine, theirs in self._pairs(rows, max(len(rows), 1)):
+            some.append(mine)
+            others.append(even_subset(theirs, len(mine)))
+        in_sample = np.concatenate(some), np.concatenate(others)
+        return np.sort(self._rows[in_sample[0]]), np.sort(self._rows[in_sample[1]])
 
+    def distinctness(self, rows: HostArray) -> float:
+        """How well rows are told from settled rows of the classes they are taken for.
 
-def peers(
-    opinion: Opinion, labels: HostArray, rows: HostArray, known: HostArray
-) -> tuple[HostArray, HostArray]:
-    """Rows of the sample that label evidence saw, and as many of the classes they are taken for.
+        A label that was only changed leaves a plain row of another class; a trigger leaves its
+        traces. In the features of label evidence, each row less the mean of the class it is taken
+        for, and as often rows of these classes less their means, are told apart by
+        ``u = ((V(a) + V(b)) / 2 + ridge)^-1 (mean(a) - mean(b))`` (Fisher, 1936), every fifth by
+        the others.
 
-    Args:
-        opinion: As for ``distinctness``.
-        labels: [n] dense.
-        rows: Row numbers, of one label.
-        known: [n] bool, rows that are no reference.
+        Args:
+            rows: Row numbers, of one label.
 
-    Returns:
-        [m] row numbers, and about as many settled ones.
-    """
-    mine = np.flatnonzero(np.isin(opinion.space.rows, rows, assume_unique=True))
-    pairs = [
-        (taken, even_subset(theirs, len(taken)))
-        for taken, theirs in _by_class(opinion, labels, mine, known)
-    ]
-    if not pairs:
-        return np.zeros(0, np.int64), np.zeros(0, np.int64)
-    group, others = (opinion.space.rows[np.concatenate(each)] for each in zip(*pairs, strict=True))
-    return np.sort(group), np.sort(others)
+        Returns:
+            Area under the receiver operating characteristic: about 0.5 for rows that are what they
+            are taken for, 1 for rows that all show something else; NaN where there are too few.
 
+        **Cost**: 5 m^3 + 2 m^2 p FLOP in float64 at m = 900 rows at the most, and once n p.
 
-def _by_class(
-    opinion: Opinion, labels: HostArray, mine: HostArray, known: HostArray
-) -> Iterator[tuple[HostArray, HostArray]]:
-    """Places in the sample: rows by the class they are taken for, and its settled rows."""
-    space = opinion.space
-    taken_for, labels = opinion.taken_for[space.rows], labels[space.rows]
-    settled = ~opinion.doubted[space.rows] & ~known[space.rows]
-    for c in np.unique(taken_for[mine]):
-        theirs = np.flatnonzero(settled & (labels == c))
-        if len(theirs) >= _LEAST_ROWS:
-            yield mine[taken_for[mine] == c], theirs
+        **Assumes / fails on**: most rows are taken for the class they came from. Rows that were
+        chosen for being odd, or of one part of a class, are distinct without any trigger.
+        """
+        group, others = [], []
+        for c, mine, theirs in self._pairs(rows, _MOST_ROWS):
+            if c not in self._centres:
+                self._centres[c] = self._phi[theirs].mean(axis=0, dtype=np.float64)
+            group.append(self._phi[mine] - self._centres[c])
+            some = even_subset(theirs, _REFERENCES * len(mine))
+            others.append(self._phi[some] - self._centres[c])
+        if sum(map(len, group)) < _LEAST_ROWS:
+            return float("nan")
+        return _told_apart(np.concatenate(group), np.concatenate(others))
+
+    def _pairs(self, rows: HostArray, most: int) -> Iterator[tuple[int, HostArray, HostArray]]:
+        """Class by class: places in the sample of rows taken for it, and of its settled rows."""
+        mine = np.flatnonzero(np.isin(self._rows, rows, assume_unique=True))
+        mine = even_subset(mine, most)
+        for c in np.unique(self._taken_for[mine]).tolist():
+            theirs = self._of_class[c]
+            if len(theirs) >= _LEAST_ROWS:
+                yield c, mine[self._taken_for[mine] == c], theirs
 
 
 @one_thread()

@@ -10,7 +10,7 @@ from jaxpoison.detect._detector import even_subset
 from jaxpoison.detect._inputs import inputs_of, staged
 from jaxpoison.detect.closeness import closeness
 from jaxpoison.detect.common_shift import FEWEST, common_shift
-from jaxpoison.detect.distinct import distinctness, peers
+from jaxpoison.detect.distinct import Settled
 from jaxpoison.detect.label_views import Opinion
 from jaxpoison.stream import Stream
 
@@ -63,10 +63,10 @@ def _clean(found: calibrate.Finding, flagged: HostArray, inputs: Stream) -> str:
 def _dirty(
     findings: list[calibrate.Finding], flagged: HostArray, inputs: Stream, opinion: Opinion
 ) -> list[str]:
-    labels, phi = inputs.labels, opinion.space.phi
+    settled = Settled(opinion, inputs.labels, flagged)
     size = int(np.prod(inputs.row_shape)) * np.dtype(inputs.dtype).itemsize
     most = int(np.clip(_MOST_BYTES // (2 * size * len(findings)), FEWEST, _MOST_PEERS))
-    pairs = [peers(opinion, labels, even_subset(found.rows, most), flagged) for found in findings]
+    pairs = [settled.peers(even_subset(found.rows, most)) for found in findings]
     every = np.unique(np.concatenate([rows for pair in pairs for rows in pair]))
     raw = inputs.take(every) if len(every) else np.zeros((0, *inputs.row_shape), inputs.dtype)
     out = []
@@ -75,6 +75,6 @@ def _dirty(
         close = float("nan")
         if len(x) and len(others):
             close = closeness(staged(inputs, x), staged(inputs, others))
-        told = distinctness(opinion, phi, labels, found.rows, flagged)
+        told = settled.distinctness(found.rows)
         out.append(calibrate.kind_of_dirty(found.kind, found.source, close, told))
     return out
