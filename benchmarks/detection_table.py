@@ -6,8 +6,9 @@
 A cell of the first holds the true positives at 1 % false positives of the fused ranking, the share
 of the poison that was flagged, and the number of seeds that both are means over. The second says
 how often a trigger has its way with a network: trained on everything, without the flagged rows,
-and without exactly the planted rows. Without ``--readme``
-they are printed; with it, they take the place of what stands between their marks in that file.
+and without exactly the planted rows. The third counts what the most confident finding of a case is
+called. Without ``--readme`` they are printed; with it, they take the place of what stands between
+their marks in that file.
 """
 
 from __future__ import annotations
@@ -15,21 +16,25 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from jaxpoison.evaluate.retrain import FILTERS
 from jaxpoison.evaluate.suites import load_suite
+from jaxpoison.report._notes import KINDS
 
 _MARKS = "<!-- detection: benchmarks/detection_table.py -->", "<!-- end of detection -->"
 _AFTER = "<!-- after removal: benchmarks/detection_table.py -->", "<!-- end of after removal -->"
+_NAMES = "<!-- kinds: benchmarks/detection_table.py -->", "<!-- end of kinds -->"
 _BEFORE = "poisoned", "success"
 _TAUGHT = 0.05  # success before anything is removed; with less there is nothing to take away
 _NEAR, _POINT = 0.05, 0.01  # of a perfect filter's success and accuracy
 Means: TypeAlias = dict[tuple[str, str], float]
 _LEFT_OUT = ("clean", "noise 5 %", "corrupt 5 %", "adaptive spectrum 2 %",
              "feature collision 1 %", "bullseye polytope 1 %")  # fmt: skip
+_KINDS = tuple(KINDS)
 _TITLES = {
     "fashion_mnist": "Fashion-MNIST, 12,000",
     "digits": "digits, 1,438",
@@ -124,6 +129,26 @@ def within(means: Iterable[Means], what: str, most: float) -> int:
     return sum(gap <= most + 1e-9 for gap in gaps)
 
 
+def kinds(records: dict[tuple[str, str], list[dict[str, Any]]]) -> str:
+    """Planted kinds down, and across how many cases have a finding, and what it is called."""
+    every = [record for each in records.values() for record in each if record["kind"]]
+    found = Counter((record["kind"], record["kind_found"]) for record in every)
+    names = [name for name in _KINDS if any(name == called for _, called in found)]
+    lines = ["| planted | cases | with a finding | " + " | ".join(names) + " |"]
+    lines.append("|---|" + "---|" * (len(names) + 2))
+    for kind in _KINDS:
+        cases = sum(number for (planted, _), number in found.items() if planted == kind)
+        cells = [found[kind, name] for name in names]
+        shown = (
+            f"**{n}**" if name == kind else n or "" for name, n in zip(names, cells, strict=True)
+        )
+        lines.append(f"| {kind} | {cases} | {sum(cells)} | " + " | ".join(map(str, shown)) + " |")
+    right = sum(found[kind, kind] for kind in _KINDS)
+    named = sum(found[kind, name] for kind in _KINDS for name in names)
+    lines.append(f"\nOf {named} cases with a finding {right} are called what they are.")
+    return "\n".join(lines)
+
+
 def replaced(text: str, new: str, marks: tuple[str, str]) -> str:
     """The text with what is between the marks replaced."""
     first, last = marks
@@ -139,13 +164,14 @@ def main() -> None:
     parser.add_argument("--readme", metavar="FILE", help="put it there")
     args = parser.parse_args()
     records = held(args.records)
-    found, after = table(records), retrained(records)
+    found, after, names = table(records), retrained(records), kinds(records)
     if args.readme is None:
-        sys.stdout.write(f"{found}\n\n{after}\n")
+        sys.stdout.write(f"{found}\n\n{after}\n\n{names}\n")
         return
     path = Path(args.readme)
     text = replaced(path.read_text(encoding="utf-8"), found, _MARKS)
-    path.write_text(replaced(text, after, _AFTER), encoding="utf-8")
+    text = replaced(replaced(text, after, _AFTER), names, _NAMES)
+    path.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
