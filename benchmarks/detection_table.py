@@ -133,7 +133,7 @@ def kinds(records: dict[tuple[str, str], list[dict[str, Any]]]) -> str:
     """Planted kinds down, and across how many cases have a finding, and what it is called."""
     every = [record for each in records.values() for record in each if record["kind"]]
     found = Counter((record["kind"], record["kind_found"]) for record in every)
-    names = [name for name in _KINDS if any(name == called for _, called in found)]
+    names = [name for name in _KINDS if any(found[kind, name] for kind in _KINDS)]
     lines = ["| planted | cases | with a finding | " + " | ".join(names) + " |"]
     lines.append("|---|" + "---|" * (len(names) + 2))
     for kind in _KINDS:

@@ -34,6 +34,15 @@ def test_rows_like_the_others_and_copies():
     assert closeness(copies + 0.01 * rows(100, 4), rows(100)) < 0.1
 
 
+@pytest.mark.parametrize(("bases", "times"), [(400, 5), (2, 1000)])
+def test_copies_are_found_among_many_rows(bases, times):
+    """Each row has few copies; those that are asked are held against all rows."""
+    rng = np.random.default_rng(7)
+    copies = rng.permutation(np.repeat(rows(bases, 3), times, axis=0))
+    copies = copies + 0.01 * rows(len(copies), 4)
+    assert closeness(copies, rows(len(copies), 5)) < 0.2
+
+
 def test_where_nothing_can_be_said():
     assert np.isnan(closeness(rows(FEWEST - 1), rows(50)))
     assert np.isnan(closeness(rows(50), rows(FEWEST - 1)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from jaxpoison.detect.distinct import Settled
+from jaxpoison.detect.distinct import FEWEST, Settled, evenly
 from jaxpoison.detect.label_views import Opinion, TraitSpace
 
 C = 4
@@ -45,10 +45,10 @@ def oracle(phi, labels, honest, rows):
     for c in np.unique(honest[rows]):
         theirs = np.flatnonzero(settled & (labels == c))
         mine = rows[honest[rows] == c]
-        step = -(-len(theirs) // (2 * len(mine)))
+        some = np.linspace(0, len(theirs) - 1, min(2 * len(mine), len(theirs))).round().astype(int)
         centre = phi[theirs].astype(float).mean(axis=0)
         group += [phi[row] - centre for row in mine]
-        others += [phi[row] - centre for row in theirs[:: max(step, 1)]]
+        others += [phi[row] - centre for row in theirs[some]]
     a, b = np.array(group), np.array(others)
     of_a, of_b = np.arange(len(a)) % 5, np.arange(len(b)) % 5
     own, usual = np.zeros(len(a)), np.zeros(len(b))
@@ -107,22 +107,33 @@ def test_peers_are_of_the_classes_that_rows_are_taken_for():
     phi, labels, honest, rows = planted(0.0)
     doubted = labels != honest
     doubted[:100] = True
-    settled = Settled(opinion_of(phi, honest, doubted), labels, labels != honest)
-    mine, others = settled.peers(rows)
-    assert (mine == rows).all() and (np.diff(others) > 0).all()
-    assert not doubted[others].any() and not np.isin(others, rows).any()
-    for c in range(C):
-        count = (honest[rows] == c).sum()
-        assert count // 2 <= (labels[others] == c).sum() <= count
-    sampled = np.arange(0, len(labels), 2)
-    settled = Settled(opinion_of(phi[sampled], honest, doubted, sampled), labels, labels != honest)
-    assert np.isin(np.concatenate(settled.peers(rows)), sampled).all()
-    assert [len(side) for side in settled.peers(rows[:0])] == [0, 0]
+    for sampled in (None, np.arange(0, len(labels), 2)):  # all rows are at hand for them
+        opinion = opinion_of(phi if sampled is None else phi[sampled], honest, doubted, sampled)
+        settled = Settled(opinion, labels, labels != honest)
+        others = settled.peers(rows)
+        assert (np.diff(others) > 0).all() and not doubted[others].any()
+        counts = np.bincount(honest[rows], minlength=C)
+        assert (np.bincount(labels[others], minlength=C) == counts).all()
+        assert len(settled.peers(rows[:0])) == 0
+    few = labels != honest
+    few[np.flatnonzero(labels == 1)[3:]] = True
+    others = Settled(opinion_of(phi, honest, few), labels, few).peers(rows)
+    assert (labels[others] == 1).sum() == 3  # all that there are
+
+
+def test_evenly():
+    rows = np.arange(10, 20)
+    assert evenly(rows, 10) is rows and evenly(rows, 99) is rows
+    assert evenly(rows, 2).tolist() == [10, 19] and evenly(rows, 0).tolist() == []
+    for most in range(1, 10):
+        assert len(np.unique(evenly(rows, most))) == most
 
 
 def test_too_few_rows_say_nothing():
     phi, labels, honest, rows = planted(3.0)
-    assert np.isnan(asked(phi, labels, honest, rows[:4]))
+    assert np.isnan(asked(phi, labels, honest, rows[: FEWEST - 1]))
+    assert asked(phi, labels, honest, rows[:FEWEST]) > 0.5
+    assert np.isnan(asked(phi, labels, honest, rows[:0]))
     known = np.ones(len(labels), bool)  # no class has references
     assert np.isnan(asked(phi, labels, honest, rows, known))
 

@@ -215,7 +215,9 @@ def kind_of_shift(share: float, spread: float) -> str:
     return "clean_label" if share >= _IN_COMMON or spread <= _EXACT else "targeted"
 
 
-def kind_of_dirty(kind: str, source: int | None, closeness: float, distinctness: float) -> str:
+def kind_of_dirty(
+    kind: str, source: int | None, closeness: float, distinctness: float, *, is_whole: bool = True
+) -> str:
     """The kind of rows of other classes, by whether they differ from each other and from these.
 
     Args:
@@ -223,11 +225,13 @@ def kind_of_dirty(kind: str, source: int | None, closeness: float, distinctness:
         source: Their class, None for several.
         closeness: Of each other, 1 where it is as usual in these classes, NaN where unknown.
         distinctness: Area under the curve that tells them from these, NaN where unknown.
+        is_whole: Whether closeness is of all of the rows: what is copied a few times only lies
+            apart in a part of them.
     """
     if closeness <= _COPIED:
         return "duplicates"
     if kind == "duplicates":
-        if not closeness > _NOT_COPIED:
+        if not (is_whole and closeness > _NOT_COPIED):
             return kind
         kind = "backdoor"
     if distinctness <= _INDISTINCT:

@@ -5,26 +5,33 @@ from __future__ import annotations
 import numpy as np
 
 from jaxpoison._types import HostArray
+from jaxpoison.detect.distinct import evenly
 from jaxpoison.linalg import one_thread
 
 FEWEST = 5
 """Rows, and others, that the question needs."""
 
 
+_ASKED = 300  # rows of either whose nearest one is looked for
+
+
 @one_thread()
 def closeness(x: HostArray, others: HostArray) -> float:
     """Median distance of a row to the nearest of the group, of the same among other rows.
 
+    Of either side at most 300 rows are asked, against all of it: of a part of the copies few would
+    find another one.
+
     Args:
         x: [r, d] rows of the group.
-        others: [s, d] as many honest ones of the same classes: with more of them they would lie
-            closer.
+        others: [r, d] as many honest ones of the same classes: of fewer each lies farther from the
+            next.
 
     Returns:
         About 1 for a group as various as the others, near 0 for copies; NaN with fewer than
-        ``FEWEST`` rows of either, or where half of the others are equal themselves.
+        ``FEWEST`` rows, or where half of the others are equal themselves.
 
-    **Cost**: 2 (r^2 + s^2) d FLOP in float64.
+    **Cost**: 1,200 r d FLOP in float64, copies of both.
 
     **Assumes / fails on**: every row that was copied is there more than once. Rows of one dense
     part of a class are close as well, though not as copies are.
@@ -37,8 +44,9 @@ def closeness(x: HostArray, others: HostArray) -> float:
 
 def _nearest(rows: HostArray) -> float:
     rows = rows.astype(np.float64)
-    rows = rows - rows.mean(axis=0)  # distances keep their digits
+    rows -= rows.mean(axis=0)  # distances keep their digits
     squares = (rows**2).sum(axis=1)
-    apart = np.maximum(squares[:, None] + squares - 2.0 * rows @ rows.T, 0.0)
-    np.fill_diagonal(apart, np.inf)
-    return float(np.median(np.sqrt(apart.min(axis=1))))
+    asked = evenly(np.arange(len(rows)), _ASKED)
+    apart = squares[asked][:, None] + squares - 2.0 * rows[asked] @ rows.T
+    apart[np.arange(len(asked)), asked] = np.inf
+    return float(np.median(np.sqrt(np.maximum(apart.min(axis=1), 0.0))))

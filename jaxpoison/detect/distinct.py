@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 
 from jaxpoison._types import HostArray
-from jaxpoison.detect._detector import even_subset
 from jaxpoison.detect.label_views import Opinion
 from jaxpoison.layout import ClassRows
 from jaxpoison.linalg import in_span, one_thread
 
-_LEAST_ROWS = 5
+FEWEST = 8
+"""Rows that the question needs."""
+
+_LEAST_SETTLED = 5  # of a class
 _MOST_ROWS = 300  # of a group
 _REFERENCES = 2  # for each of them, of the class it is taken for
 _NUM_FOLDS = 5
@@ -23,76 +23,78 @@ class Settled:
     """The rows of every class whose labels nothing doubts: what others are held against."""
 
     def __init__(self, opinion: Opinion, labels: HostArray, known: HostArray) -> None:
-        """Finds them in the sample that label evidence saw.
+        """Finds them.
 
         Args:
             opinion: From ``LabelViews``.
             labels: [n] dense.
             known: [n] bool, rows that are none.
         """
-        space, c = opinion.space, int(labels.max()) + 1
-        settled = ~opinion.doubted[space.rows] & ~known[space.rows]
-        self._rows, self._taken_for = space.rows, opinion.taken_for[space.rows]
-        self._of_class = ClassRows(np.where(settled, labels[space.rows], c), c + 1)
+        c, space = int(labels.max()) + 1, opinion.space
+        class_of = np.where(opinion.doubted | known, c, labels)
+        self._taken_for, self._of_class = opinion.taken_for, ClassRows(class_of, c + 1)
+        self._sample, self._in_sample = space.rows, ClassRows(class_of[space.rows], c + 1)
         self._phi = space.phi
         self._centres: dict[int, HostArray] = {}
 
-    def peers(self, rows: HostArray) -> tuple[HostArray, HostArray]:
-        """Rows that are in the sample, and as many of the classes they are taken for.
+    def peers(self, rows: HostArray) -> HostArray:
+        """As many rows of the classes that some are taken for, or all where these have fewer.
 
         Args:
             rows: Row numbers, of one label.
 
         Returns:
-            Row numbers, ascending, of both.
+            Row numbers, ascending.
         """
-        some, others = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
-        for _, mine, theirs in self._pairs(rows, max(len(rows), 1)):
-            some.append(mine)
-            others.append(even_subset(theirs, len(mine)))
-        in_sample = np.concatenate(some), np.concatenate(others)
-        return np.sort(self._rows[in_sample[0]]), np.sort(self._rows[in_sample[1]])
+        classes, counts = np.unique(self._taken_for[rows], return_counts=True)
+        some = [evenly(self._of_class[c], count) for c, count in zip(classes, counts, strict=True)]
+        return np.sort(np.concatenate([*some, np.zeros(0, np.int64)]))
 
     def distinctness(self, rows: HostArray) -> float:
         """How well rows are told from settled rows of the classes they are taken for.
 
         A label that was only changed leaves a plain row of another class; a trigger leaves its
         traces. In the features of label evidence, each row less the mean of the class it is taken
-        for, and as often rows of these classes less their means, are told apart by
+        for, and twice as many rows of these classes less their means, are told apart by
         ``u = ((V(a) + V(b)) / 2 + ridge)^-1 (mean(a) - mean(b))`` (Fisher, 1936), every fifth by
         the others.
 
         Args:
-            rows: Row numbers, of one label.
+            rows: Row numbers, of one label; those in the sample of label evidence are looked at.
 
         Returns:
             Area under the receiver operating characteristic: about 0.5 for rows that are what they
-            are taken for, 1 for rows that all show something else; NaN where there are too few.
+            are taken for, 1 for rows that all show something else; NaN for fewer than ``FEWEST``.
 
-        **Cost**: 5 m^3 + 2 m^2 p FLOP in float64 at m = 900 rows at the most, and once n p.
+        **Cost**: 12 m^3 + 2 m^2 p FLOP in float64 at m = 900 rows at the most, and once n p.
 
         **Assumes / fails on**: most rows are taken for the class they came from. Rows that were
         chosen for being odd, or of one part of a class, are distinct without any trigger.
         """
+        mine = np.flatnonzero(np.isin(self._sample, rows, assume_unique=True))
+        mine = evenly(mine, _MOST_ROWS)
+        taken_for = self._taken_for[self._sample[mine]]
         group, others = [], []
-        for c, mine, theirs in self._pairs(rows, _MOST_ROWS):
+        for c in np.unique(taken_for).tolist():
+            taken, theirs = mine[taken_for == c], self._in_sample[c]
+            if len(theirs) < _LEAST_SETTLED:
+                continue
             if c not in self._centres:
                 self._centres[c] = self._phi[theirs].mean(axis=0, dtype=np.float64)
-            group.append(self._phi[mine] - self._centres[c])
-            some = even_subset(theirs, _REFERENCES * len(mine))
+            group.append(self._phi[taken] - self._centres[c])
+            some = evenly(theirs, _REFERENCES * len(taken))
             others.append(self._phi[some] - self._centres[c])
-        if sum(map(len, group)) < _LEAST_ROWS:
+        if sum(map(len, group)) < FEWEST:
             return float("nan")
         return _told_apart(np.concatenate(group), np.concatenate(others))
 
-    def _pairs(self, rows: HostArray, most: int) -> Iterator[tuple[int, HostArray, HostArray]]:
-        """Class by class: places in the sample of rows taken for it, and of its settled rows."""
-        mine = np.flatnonzero(np.isin(self._rows, rows, assume_unique=True))
-        mine = even_subset(mine, most)
-        for c in np.unique(self._taken_for[mine]).tolist():
-            theirs = self._of_class[c]
-            if len(theirs) >= _LEAST_ROWS:
-                yield c, mine[self._taken_for[mine] == c], theirs
+
+def evenly(rows: HostArray, most: int) -> HostArray:
+    """So many of the rows, at even distances; all where they are no more."""
+    if len(rows) <= most:
+        return rows
+    out: HostArray = rows[np.linspace(0, len(rows) - 1, most).round().astype(np.int64)]
+    return out
 
 
 @one_thread()

@@ -39,22 +39,23 @@ NEXT_STEPS = {
 
 KINDS = {
     "backdoor": (
-        "Rows of other classes that all show something which the classes they seem to come from "
-        "lack: a model may learn to obey it."
+        "Rows of other classes that show something which the classes they seem to come from lack: "
+        "a model may learn to obey it."
     ),
     "label_flip": (
-        "Rows of other classes that show nothing else: their labels are wrong. The column "
+        "Rows of other classes that show nothing else: their labels look wrong. The column "
         "suggested_label says what they look like."
     ),
     "subpopulation": "One part of another class under this label.",
     "duplicates": "Near-copies of a few rows, many times.",
     "clean_label": (
-        "Rows of this class that share something which the rest of it lacks: a model may take that "
-        "for the class."
+        "Rows that share something which the rest of their class lacks. If it was planted, a model "
+        "may take it for the class."
     ),
     "targeted": (
-        "Rows of this class that were changed, each in its own way: a few chosen inputs of another "
-        "class may be taken for it. With such inputs as --target a scan ranks what is behind them."
+        "Rows that stand apart from their class, each in its own way. If they were planted, it was "
+        "so that a few chosen inputs of another class are taken for this one; with such inputs as "
+        "--target, a scan ranks what is behind them."
     ),
 }
 

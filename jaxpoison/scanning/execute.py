@@ -28,8 +28,8 @@ from jaxpoison.scanning.spaces import (
     ProgressFn,
     Space,
     last_space,
+    plain_inputs,
     silent,
-    whole_inputs,
     witness_stream,
 )
 from jaxpoison.scanning.targets import targets_in
@@ -196,8 +196,9 @@ def _run(
         verdict, fused = calibrate.against_trusted(
             verdict, fused, data.dense, data.trusted, plan.method.fdr
         )
-    inputs = whole_inputs(spaces[0], data.source)
-    verdict = verdict._replace(findings=named(verdict.findings, inputs, judged.opinion))
+    inputs = plain_inputs(spaces[0], data.source)
+    names = named(verdict.findings, verdict.flagged, inputs, judged.opinion)
+    verdict = verdict._replace(findings=names)
     total = time.perf_counter() - started
     timing = {"total": total, "compile": compiled, "train": trained, "score": total - trained}
     report = assemble(

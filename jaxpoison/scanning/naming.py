@@ -6,75 +6,107 @@ import numpy as np
 
 from jaxpoison import calibrate
 from jaxpoison._types import HostArray
-from jaxpoison.detect._detector import even_subset
-from jaxpoison.detect._inputs import inputs_of, staged
-from jaxpoison.detect.closeness import closeness
-from jaxpoison.detect.common_shift import FEWEST, common_shift
-from jaxpoison.detect.distinct import Settled
+from jaxpoison.detect import closeness as copies
+from jaxpoison.detect import common_shift as shifts
+from jaxpoison.detect._inputs import staged
+from jaxpoison.detect.distinct import Settled, evenly
 from jaxpoison.detect.label_views import Opinion
 from jaxpoison.stream import Stream
 
 _CLEAN = "clean_label"
-_MOST_FINDINGS = 64  # that are looked at, most confident first
-_MOST_ROWS = 750  # of a clean-label finding, and as many others
-_MOST_PEERS = 200  # of another one, and as many others,
-_MOST_BYTES = 1 << 28  # or fewer, so that those of all findings are no more
+_MOST_FINDINGS = 64  # that are looked at, most confident first,
+_MOST_CLEAN = 16  # and of clean-label ones: where rows are wide each takes seconds
+_MOST_SHIFTED = 750  # rows of a clean-label finding, and as many others of its class
+_MOST_CLOSE = 4000  # rows of another one, and as many of the classes they are taken for
+_MOST_BYTES = 1 << 28  # of rows, those of all findings together: where they are large, fewer
+_PART_BYTES = 1 << 25  # of rows made ready at a time
 
 
 def named(
-    findings: tuple[calibrate.Finding, ...], inputs: Stream, opinion: Opinion | None
+    findings: tuple[calibrate.Finding, ...],
+    flagged: HostArray,
+    inputs: Stream,
+    opinion: Opinion | None,
 ) -> tuple[calibrate.Finding, ...]:
     """Findings under the names that their rows deserve; nothing else of them changes.
 
     Rows of other classes have a trigger where they differ from the rows of the classes they are
     taken for; where they hardly differ from each other they are copies. Clean-label rows have a
-    trigger where they share what sets them apart, and else victims.
+    trigger where they share what sets them apart, and else victims. What can not be asked keeps
+    its name: dirty labels without label evidence, too few rows, findings beyond the first.
 
     Args:
         findings: With their final rows, most confident first.
-        inputs: The inputs as rows.
-        opinion: Of the labels, or None: then only clean-label findings are looked at.
+        flagged: [n] bool, rows that are no example of honest ones.
+        inputs: The inputs as rows; they are read once, forwards.
+        opinion: Of the labels, or None.
     """
-    flagged = np.zeros(len(inputs), np.bool_)
-    for found in findings:
-        flagged[found.rows] = True
-    asked = findings[:_MOST_FINDINGS]
-    clean = [
-        found._replace(kind=_clean(found, flagged, inputs)) if found.kind == _CLEAN else found
-        for found in asked
-    ]
-    dirty = [i for i, found in enumerate(asked) if found.kind != _CLEAN]
+    kinds = [found.kind for found in findings[:_MOST_FINDINGS]]
+    clean = [i for i, kind in enumerate(kinds) if kind == _CLEAN][:_MOST_CLEAN]
+    dirty = [i for i, kind in enumerate(kinds) if kind != _CLEAN]
+    settled = None
     if opinion is not None and dirty:
-        kinds = _dirty([asked[i] for i in dirty], flagged, inputs, opinion)
-        for i, kind in zip(dirty, kinds, strict=True):
-            clean[i] = clean[i]._replace(kind=kind)
-    return (*clean, *findings[_MOST_FINDINGS:])
+        settled = Settled(opinion, inputs.labels, flagged)
+    asked = sorted([*clean, *dirty] if settled is not None else clean)
+    if not asked:
+        return findings
+    size = int(np.prod(inputs.row_shape)) * np.dtype(inputs.dtype).itemsize
+    room = _MOST_BYTES // (2 * size * len(asked))
+    pairs = {
+        i: _close_rows(findings[i], settled, room)
+        if settled is not None and findings[i].kind != _CLEAN
+        else _shifted_rows(findings[i], flagged, inputs.labels, room)
+        for i in asked
+    }
+    every = np.unique(np.concatenate([rows for pair in pairs.values() for rows in pair]))
+    raw = inputs.take(every) if len(every) else np.zeros((0, *inputs.row_shape), inputs.dtype)
+    out = list(findings)
+    for i, pair in pairs.items():
+        x, others = (_ready(inputs, raw[np.searchsorted(every, rows)]) for rows in pair)
+        if settled is not None and findings[i].kind != _CLEAN:
+            is_whole = len(x) == len(findings[i].rows)
+            out[i] = _dirty(findings[i], x, others, is_whole, settled)
+        else:
+            out[i] = _clean(findings[i], x, others)
+    return tuple(out)
 
 
-def _clean(found: calibrate.Finding, flagged: HostArray, inputs: Stream) -> str:
-    others = np.flatnonzero((inputs.labels == found.target) & ~flagged)
-    some = even_subset(found.rows, _MOST_ROWS), even_subset(others, _MOST_ROWS)
-    if min(len(rows) for rows in some) < FEWEST:
-        return found.kind
-    shift = common_shift(*(inputs_of(inputs, rows) for rows in some))
-    return calibrate.kind_of_shift(shift.share, shift.spread)
+def _shifted_rows(
+    found: calibrate.Finding, flagged: HostArray, labels: HostArray, room: int
+) -> tuple[HostArray, HostArray]:
+    """Rows of a clean-label finding, and others of its class."""
+    others = np.flatnonzero((labels == found.target) & ~flagged)
+    most = min(_MOST_SHIFTED, room)
+    return evenly(found.rows, most), evenly(others, most)
+
+
+def _close_rows(
+    found: calibrate.Finding, settled: Settled, room: int
+) -> tuple[HostArray, HostArray]:
+    """Rows of a finding, and as many of the classes that they are taken for."""
+    rows = evenly(found.rows, min(_MOST_CLOSE, room))
+    others = settled.peers(rows)
+    return evenly(rows, len(others)), others
+
+
+def _ready(inputs: Stream, raw: HostArray) -> HostArray:
+    """Rows as verification sees them; in parts, as of large images there are copies on the way."""
+    step = max(1, _PART_BYTES // max(raw[:1].nbytes, 1))
+    parts = [staged(inputs, raw[i : i + step]) for i in range(0, len(raw), step)]
+    return np.concatenate(parts) if parts else np.zeros((0, 1), np.float32)
+
+
+def _clean(found: calibrate.Finding, x: HostArray, others: HostArray) -> calibrate.Finding:
+    if min(len(x), len(others)) < shifts.FEWEST:
+        return found
+    shift = shifts.common_shift(x, others)
+    return found._replace(kind=calibrate.kind_of_shift(shift.share, shift.spread))
 
 
 def _dirty(
-    findings: list[calibrate.Finding], flagged: HostArray, inputs: Stream, opinion: Opinion
-) -> list[str]:
-    settled = Settled(opinion, inputs.labels, flagged)
-    size = int(np.prod(inputs.row_shape)) * np.dtype(inputs.dtype).itemsize
-    most = int(np.clip(_MOST_BYTES // (2 * size * len(findings)), FEWEST, _MOST_PEERS))
-    pairs = [settled.peers(even_subset(found.rows, most)) for found in findings]
-    every = np.unique(np.concatenate([rows for pair in pairs for rows in pair]))
-    raw = inputs.take(every) if len(every) else np.zeros((0, *inputs.row_shape), inputs.dtype)
-    out = []
-    for found, pair in zip(findings, pairs, strict=True):
-        x, others = (raw[np.searchsorted(every, rows)] for rows in pair)
-        close = float("nan")
-        if len(x) and len(others):
-            close = closeness(staged(inputs, x), staged(inputs, others))
-        told = settled.distinctness(found.rows)
-        out.append(calibrate.kind_of_dirty(found.kind, found.source, close, told))
-    return out
+    found: calibrate.Finding, x: HostArray, others: HostArray, is_whole: bool, settled: Settled
+) -> calibrate.Finding:
+    close = copies.closeness(x, others)
+    told = settled.distinctness(found.rows)
+    kind = calibrate.kind_of_dirty(found.kind, found.source, close, told, is_whole=is_whole)
+    return found._replace(kind=kind)

@@ -32,6 +32,7 @@ _UNLIKE_UNITS = 10.0  # spread of the features' deviations beyond which each get
 JOINT_RANK = 8  # contrast directions that each space gives to the joint one
 _WIDE = 64  # features from which on distances between rows stop telling anything
 _MOST_DIRECTIONS = 128  # that tell classes apart, for verification to see wide rows along
+_MOST_CHANNELS = 8  # of an image that is looked at without a projection
 _HELD_SHARE = 4  # layers are held in memory up to this part of the budget, then on disk
 
 ProgressFn = Callable[[str, int, int], None]
@@ -221,13 +222,13 @@ def witness_stream(space: Space, source: Source) -> Stream:
     return seen
 
 
-def whole_inputs(space: Space, source: Source) -> Stream:
+def plain_inputs(space: Space, source: Source) -> Stream:
     """The inputs as rows, images without the random projection: it spreads small triggers.
 
-    An image averaged down has a few thousand values; a table may have any number of columns.
+    Tables, and images of many channels, keep it: they may have any number of columns.
     """
-    stage = space.stream.stage
-    if source.schema.kind != "images" or stage is None:
+    stage, channels = space.stream.stage, source.schema.shape[2:]
+    if source.schema.kind != "images" or stage is None or max(channels, default=1) > _MOST_CHANNELS:
         return space.stream
     return space.stream.behind(Stage(stage.fn, (None,)))
 
