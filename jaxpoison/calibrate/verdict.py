@@ -25,10 +25,10 @@ _SAME_SIDE = 0.5  # of the rows of a group, or of what names the side, that are 
 _DUPLICATES_SHARE = 0.5  # of a finding's rows that are copies of each other
 _IN_COMMON = 0.88  # share of what sets clean-label rows apart, from which on it is a trigger,
 _EXACT = 0.037  # or spread of their places along it, up to which it is one
-_COPIED = 0.2  # of the usual distance to the nearest row, up to which rows are copies,
+_COPIED = 0.22  # of the usual distance to the nearest row, up to which rows are copies,
 _NOT_COPIED = 0.5  # and beyond which they are none
 _INDISTINCT = 0.72  # area under the curve up to which rows are what they are taken for,
-_DISTINCT = 0.9  # and from which on they have a trigger,
+_DISTINCT = 0.8  # and from which on they have a trigger,
 _DISTINCT_PART = 0.98  # where they are of one class, a part of which may be as distinct
 
 
