@@ -64,9 +64,11 @@ def _context(report: Report, thumb_side: int) -> dict[str, Any]:
     cards, left = _views.cards(report, thumb_side)
     attacks = doc["suspected_attacks"]
     carded = {card["label"] for card in cards if card["suspected"]}
+    first = {a["kind"]: i for i, a in reversed(list(enumerate(attacks)))}  # is explained, once
     listed = [
         {
             **a,
+            "about": _notes.KINDS.get(a["kind"]) if first[a["kind"]] == i else None,
             "has_card": a["target_class"] in carded,
             "title": class_title(a["target_class"], a["target_name"]),
             "source": None
@@ -74,7 +76,7 @@ def _context(report: Report, thumb_side: int) -> dict[str, Any]:
             else _views.class_name(report.pictures, a["source_class"]),
             "fired": list(dict.fromkeys(t["detector"] for t in a["evidence"] if t["fired"])),
         }
-        for a in attacks[:_MAX_LISTED]
+        for i, a in enumerate(attacks[:_MAX_LISTED])
     ]
     calibration = _notes.CALIBRATED if doc["calibrated"] else _notes.UNCALIBRATED
     css, script = asset(_HERE / "report.css"), asset(_HERE / "report.js")
@@ -83,7 +85,6 @@ def _context(report: Report, thumb_side: int) -> dict[str, Any]:
         "doc": doc, "verdict": report.verdict, "headline": VERDICTS[report.verdict],
         "meaning": _notes.MEANING[report.verdict], "steps": _notes.NEXT_STEPS[report.verdict],
         "limits": (calibration, *_notes.LIMITS), "methods": _notes.METHODS,
-        "kinds": _notes.KINDS,
         "attacks": listed, "num_more_attacks": len(attacks) - len(listed),
         "matrix": _views.matrix(report),
         "suspected": [card for card in cards if card["suspected"]],
