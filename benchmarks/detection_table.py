@@ -34,7 +34,6 @@ _NEAR, _POINT = 0.05, 0.01  # of a perfect filter's success and accuracy
 Means: TypeAlias = dict[tuple[str, str], float]
 _LEFT_OUT = ("clean", "noise 5 %", "corrupt 5 %", "adaptive spectrum 2 %",
              "feature collision 1 %", "bullseye polytope 1 %")  # fmt: skip
-_KINDS = tuple(KINDS)
 _TITLES = {
     "fashion_mnist": "Fashion-MNIST, 12,000",
     "digits": "digits, 1,438",
@@ -133,18 +132,18 @@ def kinds(records: dict[tuple[str, str], list[dict[str, Any]]]) -> str:
     """Planted kinds down, and across how many cases have a finding, and what it is called."""
     every = [record for each in records.values() for record in each if record["kind"]]
     found = Counter((record["kind"], record["kind_found"]) for record in every)
-    names = [name for name in _KINDS if any(found[kind, name] for kind in _KINDS)]
+    names = [name for name in KINDS if any(found[kind, name] for kind in KINDS)]
     lines = ["| planted | cases | with a finding | " + " | ".join(names) + " |"]
     lines.append("|---|" + "---|" * (len(names) + 2))
-    for kind in _KINDS:
+    for kind in KINDS:
         cases = sum(number for (planted, _), number in found.items() if planted == kind)
         cells = [found[kind, name] for name in names]
         shown = (
             f"**{n}**" if name == kind else n or "" for name, n in zip(names, cells, strict=True)
         )
         lines.append(f"| {kind} | {cases} | {sum(cells)} | " + " | ".join(map(str, shown)) + " |")
-    right = sum(found[kind, kind] for kind in _KINDS)
-    named = sum(found[kind, name] for kind in _KINDS for name in names)
+    right = sum(found[kind, kind] for kind in KINDS)
+    named = sum(found[kind, name] for kind in KINDS for name in names)
     lines.append(f"\nOf {named} cases with a finding {right} are called what they are.")
     return "\n".join(lines)
 
@@ -169,8 +168,9 @@ def main() -> None:
         sys.stdout.write(f"{found}\n\n{after}\n\n{names}\n")
         return
     path = Path(args.readme)
-    text = replaced(path.read_text(encoding="utf-8"), found, _MARKS)
-    text = replaced(replaced(text, after, _AFTER), names, _NAMES)
+    text = path.read_text(encoding="utf-8")
+    for new, marks in ((found, _MARKS), (after, _AFTER), (names, _NAMES)):
+        text = replaced(text, new, marks)
     path.write_text(text, encoding="utf-8")
 
 

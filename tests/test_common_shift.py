@@ -5,12 +5,12 @@ from __future__ import annotations
 import jax
 import numpy as np
 import pytest
-from sklearn.datasets import load_digits
 
 from jaxpoison import attacks
 from jaxpoison.calibrate import kind_of_shift
 from jaxpoison.detect.common_shift import FEWEST, common_shift
 from jaxpoison.evaluate.retrain import train
+from scan_data import digits
 
 LENGTH = 12.0
 
@@ -155,8 +155,7 @@ def test_too_few_rows():
 
 def planted(attack, model, **options):
     """Digits with a clean-label attack on one of their classes."""
-    bunch = load_digits()
-    x, y = bunch.images.astype(np.uint8), bunch.target.astype(np.int64)
+    x, y = digits()
     if model is not None:
         options["model"] = model
     return attack(x, y, key=jax.random.key(4), target=4, **options)
@@ -164,8 +163,7 @@ def planted(attack, model, **options):
 
 @pytest.fixture(scope="module")
 def surrogate():
-    bunch = load_digits()
-    return train(bunch.images.astype(np.uint8), bunch.target.astype(np.int64), 10, seed=7).model
+    return train(*digits(), 10, seed=7).model
 
 
 @pytest.mark.slow

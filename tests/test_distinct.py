@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from jaxpoison.detect.distinct import FEWEST, Settled, evenly
+from jaxpoison.detect._detector import evenly
+from jaxpoison.detect.distinct import FEWEST, Settled
 from jaxpoison.detect.label_views import Opinion, TraitSpace
 
 C = 4

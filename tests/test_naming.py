@@ -6,7 +6,6 @@ from functools import partial
 
 import numpy as np
 import pytest
-from sklearn.datasets import load_digits
 
 from engine_data import stream_of
 from group_data import finding
@@ -23,6 +22,7 @@ from jaxpoison.scanning.naming import _CLEAN, named
 from jaxpoison.scanning.spaces import input_space, plain_inputs
 from jaxpoison.sources import open_source
 from jaxpoison.stream import Stream, make_mesh
+from scan_data import digits, flat
 from test_common_shift import rows_with
 from test_distinct import opinion_of, planted
 
@@ -210,15 +210,11 @@ def test_small_triggers_are_not_spread(channels, d):
 # Scans
 
 
-def digits():
-    bunch = load_digits()
-    return bunch.images.astype(np.uint8), bunch.target.astype(np.int64)
-
-
 def scanned(name, **options):
     made = poison(name, *digits(), seed=0, **options)
-    flat = made.x.reshape(len(made.x), -1).astype(np.float32)
-    report = scan(made.x, made.y, features=flat, detectors=("labels", "mixture", "neighbours"))
+    report = scan(
+        made.x, made.y, features=flat(made.x), detectors=("labels", "mixture", "neighbours")
+    )
     return report.report["suspected_attacks"][0], made
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from jaxpoison.linalg import new_directions, orthonormal_rows
+from jaxpoison.linalg import fisher, in_span, new_directions, orthonormal_rows, ridge_of
 
 
 def bases(c=5, m=6, d=20, seed=0):
@@ -57,3 +57,22 @@ def test_no_more_directions_than_there_are():
     new = new_directions(basis, np.random.default_rng(3).normal(size=(5, 4, 20)))
     assert new.shape == (5, 2, 20)
     assert_extends(basis, new)
+
+
+@pytest.mark.parametrize("shape", [(6, 40), (40, 6), (5, 5)])
+def test_rows_in_their_span_keep_their_inner_products(shape):
+    rows = np.random.default_rng(3).normal(size=shape)
+    seen = in_span(rows)
+    assert seen.shape == (shape[0], min(shape))
+    assert seen @ seen.T == pytest.approx(rows @ rows.T)
+
+
+def test_the_direction_that_tells_two_groups():
+    rng = np.random.default_rng(4)
+    root, shift = rng.normal(size=(9, 7)), rng.normal(size=7)
+    within = root.T @ root
+    ridge = 0.1 * np.trace(within) / 20
+    assert ridge_of(within, 0.1, 20) == pytest.approx(ridge)
+    along = fisher(within, shift, 0.1, 20)
+    assert (within + ridge * np.eye(7)) @ along == pytest.approx(shift)
+    assert fisher(np.zeros((7, 7)), shift, 0.1, 20) == pytest.approx(shift)  # nothing varies

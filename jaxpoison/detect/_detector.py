@@ -65,6 +65,14 @@ def even_subset(rows: HostArray, most: int) -> HostArray:
     return out
 
 
+def evenly(rows: HostArray, most: int) -> HostArray:
+    """So many of the rows, at even distances; all where they are no more."""
+    if len(rows) <= most:
+        return rows
+    out: HostArray = rows[np.linspace(0, len(rows) - 1, most).round().astype(np.int64)]
+    return out
+
+
 def host_rng(key: Key) -> np.random.Generator:
     """Numpy's stream of a key, for draws of any shape: XLA compiles for each shape anew."""
     return np.random.default_rng(np.asarray(jax.random.key_data(key)).tolist())

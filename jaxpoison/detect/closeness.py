@@ -5,12 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from jaxpoison._types import HostArray
-from jaxpoison.detect.distinct import evenly
+from jaxpoison.detect._detector import evenly
 from jaxpoison.linalg import one_thread
 
 FEWEST = 5
 """Rows, and others, that the question needs."""
-
 
 _ASKED = 300  # rows of either whose nearest one is looked for
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxpoison._types import HostArray
-from jaxpoison.linalg import in_span, one_thread
+from jaxpoison.linalg import fisher, in_span, one_thread, ridge_of
 
 FEWEST = 8
 """Rows, and others, that the question needs."""
@@ -28,7 +28,7 @@ class CommonShift(NamedTuple):
     Attributes:
         share: 0..1, squared shift of the mean as a share of itself and the rows' extra variance.
         spread: Deviation of the rows along the direction that tells them best, in distances
-            between the two means along it; inf where rows that are left out lie nowhere.
+            between the two means along it; inf where in the middle they lie no nearer to theirs.
     """
 
     share: float
@@ -119,12 +119,9 @@ def _quiet(cov: HostArray, num_features: int) -> HostArray:
     last = int(_QUIET * num_features) - 1 - (num_features - len(values))
     limit = max(values[max(last, 0)], _NO_VARIANCE * values[-1])
     is_quiet = values <= limit
-    out: HostArray = vectors[:, is_quiet] / np.sqrt(values[is_quiet] + _ridge(cov, num_features))
+    ridge = ridge_of(cov, _RIDGE, num_features)
+    out: HostArray = vectors[:, is_quiet] / np.sqrt(values[is_quiet] + ridge)
     return out
-
-
-def _ridge(cov: HostArray, num_features: int, share: float = _RIDGE) -> float:
-    return float(share * np.trace(cov) / num_features) or 1.0  # 1 where all rows are the same
 
 
 def _spread(x: HostArray, others: HostArray, num_features: int) -> float:
@@ -158,8 +155,7 @@ def _places(
             means.append((whole[1] - part[1]) / n)
             within += ((whole[2] - part[2]) / n - np.outer(means[-1], means[-1])) / 2
         shift = means[0] - means[1]
-        within.flat[:: len(within) + 1] += _ridge(within, num_features, share)
-        along = np.linalg.solve(within, shift)
+        along = fisher(within, shift, share, num_features)
         unit = max(float(shift @ along), _NO_SHIFT)
         for rows, places in zip(both, out, strict=True):
             places[fold::folds] = (rows[fold::folds] - means[1]) @ along / unit

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from jaxpoison._types import HostArray
+from jaxpoison.detect._detector import evenly
 from jaxpoison.detect.label_views import Opinion
 from jaxpoison.layout import ClassRows
-from jaxpoison.linalg import in_span, one_thread
+from jaxpoison.linalg import fisher, in_span, one_thread
 
 FEWEST = 8
 """Rows that the question needs."""
@@ -89,28 +90,19 @@ class Settled:
         return _told_apart(np.concatenate(group), np.concatenate(others))
 
 
-def evenly(rows: HostArray, most: int) -> HostArray:
-    """So many of the rows, at even distances; all where they are no more."""
-    if len(rows) <= most:
-        return rows
-    out: HostArray = rows[np.linspace(0, len(rows) - 1, most).round().astype(np.int64)]
-    return out
-
-
 @one_thread()
 def _told_apart(a: HostArray, b: HostArray) -> float:
     """Area under the curve of rows a [r, p] against b [s, p], each judged by the other folds."""
     both = in_span(np.concatenate([a, b]).astype(np.float64))
-    share = _RIDGE / a.shape[1]
+    num_features = a.shape[1]
     a, b = both[: len(a)], both[len(a) :]
     own, usual = np.empty(len(a)), np.empty(len(b))
     for fold in range(_NUM_FOLDS):
         left_a, left_b = (np.arange(len(rows)) % _NUM_FOLDS == fold for rows in (a, b))
         seen_a, seen_b = a[~left_a], b[~left_b]
         within = (_covariance(seen_a) + _covariance(seen_b)) / 2
-        ridge = share * float(np.trace(within)) or 1.0  # 1 where all rows are the same
         shift = seen_a.mean(axis=0) - seen_b.mean(axis=0)
-        along = np.linalg.solve(within + ridge * np.eye(len(within)), shift)
+        along = fisher(within, shift, _RIDGE, num_features)
         # each fold has a scale of its own
         unit = max(float((seen_b @ along).std()), 1e-12)
         own[left_a], usual[left_b] = a[left_a] @ along / unit, b[left_b] @ along / unit

@@ -99,3 +99,37 @@ def _oriented(rows: HostArray) -> HostArray:
     sign = np.sign(rows[np.arange(len(rows)), top])
     out: HostArray = np.ascontiguousarray(rows * np.where(sign == 0, 1.0, sign)[:, None])
     return out
+
+
+@one_thread()
+def fisher(within: HostArray, shift: HostArray, share: float, num_features: int) -> HostArray:
+    """The direction that tells two groups best, ``(within + ridge)^-1 shift``.
+
+    Args:
+        within: [p, p] covariance within the groups, float64.
+        shift: [p] of their means.
+        share: As for ``ridge_of``.
+        num_features: As for ``ridge_of``.
+
+    Returns:
+        [p].
+
+    **Cost**: 2 p^3 / 3.
+
+    Reference: Fisher, 1936.
+    """
+    within = within.copy()
+    within.flat[:: len(within) + 1] += ridge_of(within, share, num_features)
+    out: HostArray = np.linalg.solve(within, shift)
+    return out
+
+
+def ridge_of(cov: HostArray, share: float, num_features: int) -> float:
+    """A share of the mean variance of d features, 1 where nothing varies.
+
+    Args:
+        cov: [p, p], of the features or of coordinates that hold all of their variance.
+        share: Of the mean variance.
+        num_features: d.
+    """
+    return float(share * np.trace(cov) / num_features) or 1.0

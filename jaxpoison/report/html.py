@@ -64,11 +64,11 @@ def _context(report: Report, thumb_side: int) -> dict[str, Any]:
     cards, left = _views.cards(report, thumb_side)
     attacks = doc["suspected_attacks"]
     carded = {card["label"] for card in cards if card["suspected"]}
-    first = {a["kind"]: i for i, a in reversed(list(enumerate(attacks)))}  # is explained, once
+    kinds = [a["kind"] for a in attacks]  # each is explained where it comes first
     listed = [
         {
             **a,
-            "about": _notes.KINDS.get(a["kind"]) if first[a["kind"]] == i else None,
+            "about": _notes.KINDS.get(a["kind"]) if kinds.index(a["kind"]) == i else None,
             "has_card": a["target_class"] in carded,
             "title": class_title(a["target_class"], a["target_name"]),
             "source": None

@@ -8,8 +8,9 @@ from jaxpoison import calibrate
 from jaxpoison._types import HostArray
 from jaxpoison.detect import closeness as copies
 from jaxpoison.detect import common_shift as shifts
+from jaxpoison.detect._detector import evenly
 from jaxpoison.detect._inputs import staged
-from jaxpoison.detect.distinct import Settled, evenly
+from jaxpoison.detect.distinct import Settled
 from jaxpoison.detect.label_views import Opinion
 from jaxpoison.stream import Stream
 
@@ -41,33 +42,30 @@ def named(
         inputs: The inputs as rows; they are read once, forwards.
         opinion: Of the labels, or None.
     """
-    kinds = [found.kind for found in findings[:_MOST_FINDINGS]]
-    clean = [i for i, kind in enumerate(kinds) if kind == _CLEAN][:_MOST_CLEAN]
-    dirty = [i for i, kind in enumerate(kinds) if kind != _CLEAN]
+    asked = list(enumerate(findings[:_MOST_FINDINGS]))
+    clean = [i for i, found in asked if found.kind == _CLEAN][:_MOST_CLEAN]
+    dirty = [i for i, found in asked if found.kind != _CLEAN]
     settled = None
     if opinion is not None and dirty:
         settled = Settled(opinion, inputs.labels, flagged)
-    asked = sorted([*clean, *dirty] if settled is not None else clean)
-    if not asked:
+    num_asked = len(clean) + (0 if settled is None else len(dirty))
+    if not num_asked:
         return findings
     size = int(np.prod(inputs.row_shape)) * np.dtype(inputs.dtype).itemsize
-    room = _MOST_BYTES // (2 * size * len(asked))
-    pairs = {
-        i: _close_rows(findings[i], settled, room)
-        if settled is not None and findings[i].kind != _CLEAN
-        else _shifted_rows(findings[i], flagged, inputs.labels, room)
-        for i in asked
-    }
+    room = _MOST_BYTES // (2 * size * num_asked)
+    pairs = {i: _shifted_rows(findings[i], flagged, inputs.labels, room) for i in clean}
+    if settled is not None:
+        pairs |= {i: _close_rows(findings[i], settled, room) for i in dirty}
     every = np.unique(np.concatenate([rows for pair in pairs.values() for rows in pair]))
     raw = inputs.take(every) if len(every) else np.zeros((0, *inputs.row_shape), inputs.dtype)
     out = list(findings)
     for i, pair in pairs.items():
         x, others = (_ready(inputs, raw[np.searchsorted(every, rows)]) for rows in pair)
-        if settled is not None and findings[i].kind != _CLEAN:
-            is_whole = len(x) == len(findings[i].rows)
-            out[i] = _dirty(findings[i], x, others, is_whole, settled)
+        if settled is None or findings[i].kind == _CLEAN:
+            kind = _clean(x, others)
         else:
-            out[i] = _clean(findings[i], x, others)
+            kind = _dirty(findings[i], x, others, settled)
+        out[i] = findings[i]._replace(kind=kind)
     return tuple(out)
 
 
@@ -96,17 +94,14 @@ def _ready(inputs: Stream, raw: HostArray) -> HostArray:
     return np.concatenate(parts) if parts else np.zeros((0, 1), np.float32)
 
 
-def _clean(found: calibrate.Finding, x: HostArray, others: HostArray) -> calibrate.Finding:
+def _clean(x: HostArray, others: HostArray) -> str:
     if min(len(x), len(others)) < shifts.FEWEST:
-        return found
+        return _CLEAN
     shift = shifts.common_shift(x, others)
-    return found._replace(kind=calibrate.kind_of_shift(shift.share, shift.spread))
+    return calibrate.kind_of_shift(shift.share, shift.spread)
 
 
-def _dirty(
-    found: calibrate.Finding, x: HostArray, others: HostArray, is_whole: bool, settled: Settled
-) -> calibrate.Finding:
-    close = copies.closeness(x, others)
-    told = settled.distinctness(found.rows)
-    kind = calibrate.kind_of_dirty(found.kind, found.source, close, told, is_whole=is_whole)
-    return found._replace(kind=kind)
+def _dirty(found: calibrate.Finding, x: HostArray, others: HostArray, settled: Settled) -> str:
+    close, told = copies.closeness(x, others), settled.distinctness(found.rows)
+    is_whole = len(x) == len(found.rows)
+    return calibrate.kind_of_dirty(found.kind, found.source, close, told, is_whole=is_whole)
